@@ -1,0 +1,169 @@
+"""The commands that need the extra ``train``: collect, train, evaluate; and the encoder's, ``encoder``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ensemble.bundle import ENCODERS, shipped_folder
+from ensemble.cli import json_option, print_json
+from ensemble.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ensemble.learning.encoders import Form
+
+DEFAULT_ENCODER = "all-minilm-l6-v2-w8"
+_TABLE = click.Path(exists=True, dir_okay=False)
+
+
+def _pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=VALUE`` options as a dict."""
+    pairs = {}
+    for value in values:
+        name, equals, meaning = value.partition("=")
+        if not (name and equals and meaning):
+            raise ConfigError(f"{option}: expected NAME=VALUE, found {value!r}")
+        pairs[name] = meaning
+    return pairs
+
+
+def _say(as_json: bool) -> Any:
+    """Progress goes to standard error, so that --json leaves standard output to the document."""
+    return lambda line: click.echo(line, err=True)
+
+
+@click.command()
+@click.option("--data", multiple=True, type=_TABLE, help="An outcome table (Parquet); may be repeated.")
+@click.option("--log", "log_place", help="Learn from the rewarded answers of this log instead (path or URL).")
+@click.option("--out", required=True, type=click.Path(), help="The new router's folder.")
+@click.option("--pool", type=click.Path(exists=True), help="A pool file that tells the members' kinds.")
+@click.option("--member", "members", multiple=True, help="Only this member of the table; may be repeated.")
+@click.option(
+    "--alias", "aliases", multiple=True, metavar="NAME=MEMBER", help="A name in the table, and who it is."
+)
+@click.option(
+    "--encoder",
+    "encoder_folder",
+    type=click.Path(exists=True),
+    help="An encoder's folder. [default: the shipped one]",
+)
+@click.option("--seed", default=0, show_default=True)
+@json_option
+def train(
+    data: tuple[str, ...],
+    log_place: str | None,
+    out: str,
+    pool: str | None,
+    members: tuple[str, ...],
+    aliases: tuple[str, ...],
+    encoder_folder: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Train a router from outcome tables, or from a log, and write it to a folder."""
+    from ensemble import catalog
+    from ensemble.encoder import Encoder
+    from ensemble.learning.from_log import read_log
+    from ensemble.learning.tables import read_tables
+    from ensemble.learning.train import train as run
+    from ensemble.outcomes import OutcomeLog
+    from ensemble.pool import Pool
+
+    if bool(data) == bool(log_place):
+        raise ConfigError("expected either --data or --log, found " + ("both" if data else "neither"))
+    folder = Path(encoder_folder or shipped_folder() / ENCODERS / DEFAULT_ENCODER)
+    encoder, say, features = Encoder.load(folder), _say(as_json), None
+    if log_place:
+        with OutcomeLog.open(log_place) as log:
+            logged = read_log(log, encoder)
+        table, features = logged.table, logged.features
+        if logged.n_left_out:
+            say(
+                f"{logged.n_left_out} rewarded answers left out: another encoder's features, and no text kept"
+            )
+    else:
+        table = read_tables(data, aliases=_pairs("--alias", aliases))
+    if members:
+        table = table.with_members(members)
+    kinds, retired = {}, {}
+    if pool:
+        offered = [m for m in Pool.load(pool, catalog.look_up) if m.name in table.members]
+        kinds = {member.name: member.kind for member in offered}
+        retired = {member.name: member.retires for member in offered if member.retires}
+    trained = run(
+        table, encoder, folder, out,
+        features=features, kinds=kinds, retired=retired, seed=seed, progress=not as_json, on_step=say,
+    )  # fmt: skip
+    if as_json:
+        print_json({"folder": str(trained.folder), "figures": trained.figures})
+        return
+    click.echo(f"{trained.folder}: written, with its figures on held-out prompts in CARD.md")
+    click.echo(f"next: ensemble evaluate {out} --data TABLE, or ensemble route --router {out} PROMPT")
+
+
+@click.command()
+@click.argument("router", type=click.Path(exists=True))
+@click.option(
+    "--data", multiple=True, required=True, type=_TABLE, help="An outcome table (Parquet); may be repeated."
+)
+@click.option(
+    "--alias", "aliases", multiple=True, metavar="NAME=MEMBER", help="A name in the table, and who it is."
+)
+@json_option
+def evaluate(router: str, data: tuple[str, ...], aliases: tuple[str, ...], as_json: bool) -> None:
+    """Compare ROUTER with single members and simple methods on the prompts it never learned from."""
+    import numpy as np
+
+    from ensemble.errors import TableError
+    from ensemble.learning.evaluate import print_report
+    from ensemble.learning.features import featurize
+    from ensemble.learning.figures import compare
+    from ensemble.learning.split import near_duplicates, seen
+    from ensemble.learning.tables import read_tables
+    from ensemble.router import Router
+    from ensemble.text import prompt_text
+
+    opened = Router.load(router)
+    table = read_tables(data, aliases=_pairs("--alias", aliases))
+    groups = near_duplicates(table.prompts)
+    manifest = opened.manifest
+    learned = seen(table.prompts, manifest.learned_from, manifest.salt)
+    known = seen(table.prompts, manifest.learned_from, manifest.salt, groups=groups)
+    n_known = int(known.sum())
+    if known.all():
+        raise TableError(
+            f"all {table.n_prompts} prompts are ones the router learned from, or near-duplicates of them; "
+            "there is nothing left to evaluate on. Give a table with other prompts."
+        )
+    texts = [prompt_text(prompt) for prompt in table.prompts]
+    features = featurize(opened.encoder, texts, progress=not as_json)
+    report = compare(
+        opened.head, features, table, groups, learned=np.flatnonzero(learned), held_out=np.flatnonzero(~known)
+    )
+    if as_json:
+        print_json({"n_prompts_learned_from": n_known, **report.as_dict()})
+        return
+    click.echo(
+        f"{n_known:,} of {table.n_prompts:,} prompts dropped: the router learned from them or their twins"
+    )
+    print_report(report)
+
+
+@click.group()
+def encoder() -> None:
+    """Make encoders: what turns prompts into features."""
+
+
+@encoder.command()
+@click.argument("out", type=click.Path(file_okay=False))
+@click.option("--form", type=click.Choice(["fp32", "fp16", "w8"]), default="fp32", show_default=True)
+@click.option("--model", help="A sentence-transformers folder or hub id. [default: the pinned wheel's]")
+@json_option
+def build(out: str, form: Form, model: str | None, as_json: bool) -> None:
+    """Export an encoder to OUT, offline from the pinned wheel unless --model is given."""
+    from ensemble.learning.encoders import build_encoder
+
+    folder = build_encoder(out, form=form, model=model)
+    print_json({"folder": str(folder)}) if as_json else click.echo(f"{folder}: written")

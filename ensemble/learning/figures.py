@@ -1,0 +1,144 @@
+"""How good is a head on prompts it never saw, beside what else could be done with the same rows?
+
+Used twice: at the end of a training run, for the manifest, and by ``ensemble evaluate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.errors import TableError
+from ensemble.head import Head
+from ensemble.learning.baselines import Part, dataset_oracle, fit_all
+from ensemble.learning.evaluate import Report, evaluate
+from ensemble.learning.prices import implied_prices
+from ensemble.learning.split import split
+from ensemble.learning.tables import OutcomeTable
+from ensemble.records import FloatArray
+
+OURS = "ours"
+LEAST_LEARNED = 100  # rows with every member, below which no other method is fitted beside ours
+Index = npt.NDArray[np.int64]
+
+
+def compare(
+    head: Head,
+    features: FloatArray,
+    table: OutcomeTable,
+    groups: Index,
+    *,
+    learned: Index,
+    held_out: Index,
+    seed: int = 0,
+    draws: int = 400,
+) -> Report:
+    """Ours and the baselines on ``held_out``; the baselines learn from ``learned``, the rows ours learned
+    from, an eighth of which chooses their settings. Members of the table that the head lacks are left out.
+    """
+    known = [name for name in table.members if name in head.members]
+    if len(known) < 2:
+        raise TableError(
+            f"expected at least two of the router's members ({', '.join(head.members)}) in the table, "
+            f"found {len(known)}. Evaluate on a table of the same members, or train on this one."
+        )
+    table = table.with_members(known)
+    part, seen = table.subset(held_out), table.subset(learned)
+    prediction = head.predict(features[held_out])
+    columns = [head.members.index(name) for name in known]
+    prices = implied_prices(seen if len(learned) else part)
+    characters = np.array([len(prompt) for prompt in part.prompts], float)
+    predictors = {
+        OURS: (
+            prediction.reward[:, columns],
+            prices.cost_usd(characters, prediction.output_tokens[:, columns]),
+        )
+    }
+    complete = seen.observed.all(axis=1) & np.isfinite(seen.cost_usd).all(axis=1)
+    if complete.sum() >= LEAST_LEARNED:
+        predictors |= _baselines(features, table, groups, learned[complete], held_out, seed)
+    return evaluate(predictors, part, groups=groups[held_out], seed=seed, draws=draws)
+
+
+def _baselines(
+    features: FloatArray, table: OutcomeTable, groups: Index, learned: Index, held_out: Index, seed: int
+) -> Mapping[str, tuple[FloatArray, FloatArray]]:
+    cut = split(groups[learned], fractions=(0.875, 0.125, 0.0), seed=seed)
+
+    def part(rows: Index) -> Part:
+        return Part(features[rows], table.reward[rows], table.cost_usd[rows])
+
+    fits = fit_all(part(learned[cut.train]), part(learned[cut.validation]), seed=seed)
+    every = part(learned)
+    found = {
+        name: method.fit(every.features, every.reward, every.cost, seed=seed).predict(features[held_out])
+        for name, (method, _) in fits.items()
+    }
+    if all(task is not None for task in table.tasks):
+        tasks = [f"{s}/{t}" for s, t in zip(table.source, table.tasks, strict=True)]
+        found["dataset oracle"] = dataset_oracle(
+            [tasks[i] for i in learned], every.reward, every.cost, [tasks[i] for i in held_out]
+        )
+    return found
+
+
+def measure(
+    head: Head,
+    features: FloatArray,
+    table: OutcomeTable,
+    groups: Index,
+    *,
+    learned: Index,
+    held_out: Index,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The manifest's figures: per source table, the comparison on the prompts held out of it.
+
+    A source's members are those seen on most of its prompts: rarer ones would empty the comparison.
+    """
+    figures = {}
+    source = np.array(table.source)
+    for name in dict.fromkeys(table.source):
+        here = table.subset(held_out[source[held_out] == name])
+        share = here.observed.mean(axis=0) if here.n_prompts else np.zeros(table.n_members)
+        members = [m for m, s in zip(table.members, share, strict=True) if s > 0.8]
+        if len(members) < 2:
+            continue
+        report = compare(
+            head,
+            features,
+            table.with_members(members),
+            groups,
+            learned=learned[source[learned] == name],
+            held_out=held_out[source[held_out] == name],
+            seed=seed,
+            draws=100,
+        )
+        figures[name] = _short(report)
+    return figures
+
+
+def _short(report: Report) -> dict[str, Any]:
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
+
+    return {
+        "n_prompts": report.n_prompts,
+        "members": list(report.members),
+        "best_single": report.best_single,
+        "best_single_reward": rounded(report.best_single_reward),
+        "best_single_usd_per_1000": rounded(report.best_single_usd_per_1000),
+        "methods": {
+            s.method: {
+                "aiq": rounded(s.aiq),
+                "gain": rounded(s.gain),
+                "saving": rounded(s.saving),
+                "brier": rounded(s.brier),
+                "calibration_error": rounded(s.calibration_error),
+            }
+            for s in report.scores
+        },
+    }

@@ -1,0 +1,133 @@
+"""What is each member worth at each landmark? Fits a trunk and one row of weights per member.
+
+The reward of member m on prompt i is modelled as
+
+    ability[m] + shared(attention[i]) + own[m](attention[i])
+
+where ``shared`` is the prompts' difficulty (what all members have in common) and ``own`` the
+member's difference from it. Both are ridge regressions on the attention, the second shrunk more: a
+choice between members hangs on the differences alone, and picking the greatest of several noisy
+ones rewards noise (the winner's curse). Output tokens are fitted likewise, in logarithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.learning.effects import two_way_effects
+from ensemble.learning.split import normalize
+from ensemble.learning.tables import OutcomeTable
+from ensemble.learning.trunk import Trunk, fit_trunk
+from ensemble.records import FloatArray
+
+MOST_WEIGHT = 20.0  # of a pair observed with a small propensity; beyond it variance outweighs bias
+BREADTH = 5.0  # how fast a pair's worth as evidence falls with distance; wider than attention
+TOKEN_SHRINKAGE = (0.3, 3.0)  # shared, own
+USUAL_TOKENS = 256.0  # where no table tells
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """Ridge penalties in units of attention mass: ``shared`` on the difficulty, ``own`` on the differences."""
+
+    shared: float
+    own: float
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One linear function of the attention per member: ``weights`` (n_members, n_landmarks), ``bias``
+    (n_members,)."""
+
+    weights: FloatArray
+    bias: FloatArray
+
+    def __call__(self, attention: FloatArray) -> FloatArray:
+        """(n_prompts, n_landmarks) -> (n_prompts, n_members)."""
+        return attention @ self.weights.T + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted trunk with, for each shrinkage that was asked for, the reward rows; the log-token rows;
+    and ``support`` (n_members, n_landmarks), how many pairs of each member every landmark stands for."""
+
+    trunk: Trunk
+    reward: tuple[Rows, ...]
+    log_tokens: Rows
+    support: FloatArray
+
+    def evidence(self, likeness: FloatArray) -> FloatArray:
+        """How many pairs of each member lie about as near as a prompt does to itself, (n_prompts, n_members)."""
+        return np.exp(BREADTH * (likeness - self.trunk.full_likeness)) @ self.support.T
+
+
+def fit(features: FloatArray, table: OutcomeTable, shrinkages: Sequence[Shrinkage], seed: int) -> Fitted:
+    """Fit on every row of ``table``; ``features`` (n_prompts, n_features) are those of its prompts."""
+    tasks = [
+        None if task is None else f"{source}/{task}"
+        for source, task in zip(table.source, table.tasks, strict=True)
+    ]
+    _, texts = np.unique([normalize(prompt) for prompt in table.prompts], return_inverse=True)
+    trunk = fit_trunk(features, tasks, texts, seed)
+    likeness = trunk.likeness(features)
+    attention = trunk.attention(likeness).astype(float)
+    weight = pair_weight(table)
+    log_tokens = np.log1p(table.output_tokens)
+    return Fitted(
+        trunk,
+        _fit_rows(attention, table.reward, weight, shrinkages),
+        _fit_token_rows(attention, log_tokens, weight),
+        _support(likeness, table.observed),
+    )
+
+
+def pair_weight(table: OutcomeTable) -> FloatArray:
+    """Inverse propensity, at most MOST_WEIGHT, and 0 where the pair was not observed."""
+    inverse = np.minimum(1.0 / table.propensity.astype(float), MOST_WEIGHT)
+    return np.where(table.observed, inverse, 0.0)
+
+
+def _fit_rows(
+    attention: FloatArray, y: FloatArray, weight: FloatArray, shrinkages: Sequence[Shrinkage]
+) -> tuple[Rows, ...]:
+    difficulty, ability = two_way_effects(y, weight)
+    rest = np.where(weight > 0, y - ability - difficulty[:, None], 0.0)
+    seen = weight.sum(axis=1) > 0
+    shared = _ridge(
+        attention[seen], difficulty[seen], np.ones(int(seen.sum())), [s.shared for s in shrinkages]
+    )
+    own = np.stack(
+        [_ridge(attention, rest[:, m], weight[:, m], [s.own for s in shrinkages]) for m in range(y.shape[1])]
+    )  # (n_members, n_shrinkages, n_landmarks)
+    return tuple(Rows(own[:, k] + shared[k], ability) for k in range(len(shrinkages)))
+
+
+def _fit_token_rows(attention: FloatArray, log_tokens: FloatArray, weight: FloatArray) -> Rows:
+    weight = np.where(np.isfinite(log_tokens), weight, 0.0)
+    if not weight.any():
+        n_members = weight.shape[1]
+        return Rows(np.zeros((n_members, attention.shape[1])), np.full(n_members, np.log(USUAL_TOKENS)))
+    return _fit_rows(attention, log_tokens, weight, [Shrinkage(*TOKEN_SHRINKAGE)])[0]
+
+
+def _ridge(x: FloatArray, y: FloatArray, weight: FloatArray, penalties: Sequence[float]) -> FloatArray:
+    """Weighted ridge without intercept for several penalties at once: (n_penalties, n_landmarks)."""
+    used = weight > 0
+    x, y, root = x[used], y[used], np.sqrt(weight[used])
+    x = x * root[:, None]
+    gram, right = x.T @ x, x.T @ (y * root)
+    solved: dict[float, FloatArray] = {}
+    for penalty in set(penalties):
+        solved[penalty] = np.linalg.solve(gram + penalty * np.eye(len(gram)), right)
+    return np.stack([solved[penalty] for penalty in penalties])
+
+
+def _support(likeness: FloatArray, observed: FloatArray) -> FloatArray:
+    nearest = likeness.argmax(axis=1)
+    support = np.zeros((observed.shape[1], likeness.shape[1]))
+    np.add.at(support.T, nearest, observed.astype(float))
+    return support

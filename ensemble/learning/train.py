@@ -1,0 +1,233 @@
+"""An outcome table in, a router's folder out: the training run, from the first step to the last.
+
+    read -> group near-duplicates -> hold a fifth out -> features
+         -> cross-fit, choose the shrinkage, calibrate      (out of fold, on the other four fifths)
+         -> fit on all four fifths -> export, check parity
+         -> measure once on the fifth held out -> manifest, card
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble import bundle as bundles
+from ensemble.encoder import Encoder
+from ensemble.errors import EnsembleError, TableError
+from ensemble.head import Head
+from ensemble.learning import calibrate
+from ensemble.learning.card import write_card
+from ensemble.learning.crossfit import cross_fit, region_folds
+from ensemble.learning.export import HeadWeights, build_graph
+from ensemble.learning.features import featurize
+from ensemble.learning.figures import measure
+from ensemble.learning.fit import Shrinkage, fit
+from ensemble.learning.prices import implied_prices
+from ensemble.learning.split import k_folds, near_duplicates, prompt_key, split
+from ensemble.learning.tables import OutcomeTable
+from ensemble.records import FloatArray, Kind
+from ensemble.text import prompt_text
+
+RECIPE = "landmark-attention-1"
+GRID = tuple(Shrinkage(shared, own) for own in (1.0, 3.0, 10.0, 30.0, 100.0) for shared in (0.3, 1.0, 3.0))
+N_FOLDS = 5
+HELD_OUT = 0.2
+PARITY = 1e-5  # of reward and its std absolutely, of tokens relatively
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where the router lies, and its figures on the prompts held out."""
+
+    folder: Path
+    figures: Mapping[str, Any]
+
+
+def train(
+    table: OutcomeTable,
+    encoder: Encoder,
+    encoder_folder: Path,
+    out: str | os.PathLike[str],
+    *,
+    features: FloatArray | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+    seed: int = 0,
+    cache_folder: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    on_step: Step = lambda _: None,
+) -> Trained:
+    """Train a router and write its bundle to ``out``.
+
+    ``features`` (n_prompts, n_features), where they are at hand already (a log's). ``kinds`` says which
+    members are tuned or specialist (frontier else). The fifth of the prompts held
+    out is drawn by ``seed`` with near-duplicates kept together and is measured on once, at the end; it
+    is never refitted on, so the figures are those of the router that is written.
+
+    Raises TableError for a table too small or broken, EnsembleError where the exported head disagrees
+    with what was fitted, MissingExtraError without the extra ``train``.
+    """
+    on_step(f"{table.n_prompts:,} prompts, {table.n_members} members, {table.n_pairs:,} pairs")
+    groups = near_duplicates(table.prompts)
+    parts = split(groups, fractions=(1 - HELD_OUT, 0.0, HELD_OUT), seed=seed)
+    learned = parts.train
+    if features is None:
+        on_step(f"features with {encoder.id}")
+        texts = [prompt_text(prompt) for prompt in table.prompts]
+        features = featurize(encoder, texts, cache_folder=cache_folder, progress=progress)
+    weights, recipe = fit_head(
+        features[learned], table.subset(learned), groups[learned], seed=seed, progress=progress, on_step=on_step
+    )
+    graph = build_graph(weights)
+    head = Head(graph, table.members)
+    _check_parity(weights, head, features)
+    on_step(f"measuring on {len(parts.test):,} prompts held out")
+    figures = measure(head, features, table, groups, learned=learned, held_out=parts.test, seed=seed)
+    salt = secrets.token_hex(8)
+    manifest = bundles.Manifest(
+        name=Path(out).name,
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        encoder_id=encoder.id,
+        encoder_sha256=dict(encoder.sha256),
+        members=_notes(table, learned, kinds or {}),
+        recipe=recipe,
+        seed=seed,
+        figures=figures,
+        salt=salt,
+        learned_from=frozenset(prompt_key(table.prompts[i], salt) for i in learned),
+    )
+    folder = bundles.save(
+        out, manifest, head=graph, card=write_card(manifest, table), encoder_folder=encoder_folder
+    )
+    return Trained(folder, figures)
+
+
+def fit_head(
+    features: FloatArray,
+    table: OutcomeTable,
+    groups: npt.NDArray[np.int64],
+    *,
+    seed: int = 0,
+    progress: bool = False,
+    on_step: Step = lambda _: None,
+) -> tuple[HeadWeights, dict[str, Any]]:
+    """Choose, calibrate and fit on all rows given; returns the head and what was chosen.
+
+    ``features`` (n_prompts, n_features), ``groups`` (n_prompts,) of near-duplicates.
+    """
+    folds = k_folds(groups, k=N_FOLDS, seed=seed)
+    region, away = region_folds(features, n_folds=N_FOLDS, seed=seed)
+    with _bar(progress, 2 * N_FOLDS + 1, "fitting") as advance:
+        on_step(f"cross-fitting {N_FOLDS} folds, {len(GRID)} shrinkages")
+        near = cross_fit(features, table, folds, GRID, seed, advance)
+        chosen = calibrate.choose_shrinkage(near.reward, np.exp(near.log_tokens), table, GRID)
+        shrinkage, reward = GRID[chosen], near.reward[chosen]
+        slope, offset = calibrate.reward_line(reward, table)
+        log_mean, log_p95 = calibrate.token_scale(near.log_tokens, table)
+        on_step("cross-fitting with whole regions left out, for the uncertainty")
+        far = cross_fit(features, table, away, [shrinkage], seed, advance)
+        doubt = calibrate.reward_doubt(
+            calibrate.cells(offset + slope * reward, near.evidence, region, table),
+            calibrate.cells(offset + slope * far.reward[0], far.evidence, region, table),
+        )
+        on_step("fitting on all of them")
+        fitted = fit(features, table, [shrinkage], seed)
+        advance()
+    rows = fitted.reward[0]
+    weights = HeadWeights(
+        trunk=fitted.trunk,
+        reward=slope * rows.weights,
+        reward_bias=slope * rows.bias + offset,
+        tokens=fitted.log_tokens.weights,
+        token_bias=fitted.log_tokens.bias + log_mean,
+        token_spread=log_p95 - log_mean,
+        evidence=fitted.support / doubt.half,
+        prior_std=np.full(table.n_members, doubt.prior_std),
+    )
+    recipe = {
+        "name": RECIPE,
+        "n_landmarks": fitted.trunk.n_landmarks,
+        "n_tasks_guessed": int(fitted.trunk.task_bias.size),
+        "shrinkage_shared": shrinkage.shared,
+        "shrinkage_own": shrinkage.own,
+        "reward_slope": round(slope, 4),
+        "prior_std": round(doubt.prior_std, 4),
+        "evidence_at_half_variance": round(doubt.half, 4),
+    }
+    return weights, recipe
+
+
+def _check_parity(weights: HeadWeights, head: Head, features: FloatArray) -> None:
+    sample = features[:: max(1, len(features) // 2000)]
+    served = head.predict(sample)
+    reward, std, tokens, p95 = weights.predict(sample)
+    worst = max(
+        np.abs(served.reward - reward).max(),
+        np.abs(served.reward_std - std).max(),
+        np.abs(served.output_tokens / tokens - 1).max(),
+        np.abs(served.output_tokens_p95 / p95 - 1).max(),
+    )
+    if not worst <= PARITY:
+        raise EnsembleError(
+            f"the exported head differs by {worst:.2g} from what was fitted, expected at most {PARITY:g}. "
+            "Nothing was written; please report this with the table's size and members."
+        )
+
+
+def _notes(
+    table: OutcomeTable, learned: npt.NDArray[np.int64], kinds: Mapping[str, Kind]
+) -> tuple[bundles.MemberNote, ...]:
+    unknown = sorted(set(kinds) - set(table.members))
+    if unknown:
+        raise TableError(f"expected kinds of members of the table, found {', '.join(unknown)}")
+    part = table.subset(learned)
+    prices = implied_prices(part)
+    counts = part.observed.sum(axis=0)
+    means = np.where(part.observed, part.reward, 0).sum(axis=0) / np.maximum(counts, 1)
+    return tuple(
+        bundles.MemberNote(
+            name=name,
+            n_prompts=int(counts[m]),
+            mean_reward=round(float(means[m]), 4),
+            characters_per_token=round(float(prices.characters_per_token[m]), 4),
+            kind=kinds.get(name, "frontier"),
+            usd_per_million_input=_price(prices.input[m]),
+            usd_per_million_output=_price(prices.output[m]),
+        )
+        for m, name in enumerate(table.members)
+    )
+
+
+def _price(usd_per_million: float) -> float | None:
+    return round(float(usd_per_million), 6) if np.isfinite(usd_per_million) else None
+
+
+class _bar:
+    """A progress bar on stderr, or nothing; entering gives the function that advances it."""
+
+    def __init__(self, shown: bool, total: int, label: str) -> None:
+        self._shown, self._total, self._label = shown, total, label
+
+    def __enter__(self) -> Callable[[], None]:
+        if not self._shown:
+            return lambda: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._progress.start()
+        task = self._progress.add_task(self._label, total=self._total)
+        return lambda: self._progress.advance(task)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            self._progress.stop()

@@ -1,0 +1,281 @@
+"""The log's database: where it is, how it is opened and upgraded, transactions, forks, errors.
+
+This file and ``log_statements`` are the only ones that know SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ensemble.errors import ConfigError, LogError, MissingExtraError
+from ensemble.log_rows import Row, Rows, to_json
+from ensemble.log_schema import MIGRATIONS, TYPES
+from ensemble.log_statements import statements
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+BUSY_S = 10  # how long to wait for another process that writes to the same SQLite file
+TABLES = ("decisions", "labels", "attempts", "outcomes", "rewards")
+
+_MIGRATION_LOCK = 7_305_808_870  # any number that no other program is likely to lock in PostgreSQL
+_ADVICE = (  # a sign in the database's own words, what to do
+    ("locked", f"another process kept it for over {BUSY_S} s: end it, or keep the log in PostgreSQL"),
+    ("readonly", "give a path that this process may write"),
+    ("unable to open", "give a path whose folder exists and may be written"),
+    ("disk is full", "free space on that disk, then try again"),
+    ("not a database", "that file is no SQLite database: give another path, or move the file away"),
+    ("malformed", "the file is damaged: move it away and restore a copy"),
+    ("foreign key", "its decision is not in the log: record the decision first, and not after forget()"),
+    ("unique", "it is in the log already: a decision, an attempt number and an outcome are recorded once"),
+    ("already exists", "the log needs a database, or a PostgreSQL search_path, of its own"),
+    ("connection", "see that the server runs and that the URL names its host, user and password"),
+)
+
+
+class Database:
+    """One engine, its tables brought up to date, and the statements of the log.
+
+    Thread-safe. An SQLite file is used through one connection at a time and never across a fork:
+    it is closed before and opened again after, in parent and child. Raises LogError throughout.
+    """
+
+    def __init__(self, place: str | os.PathLike[str], *, fsync: bool, clock: Callable[[], float]) -> None:
+        url = _url(place)
+        self._where = url.render_as_string(hide_password=True)
+        self._sqlite = url.get_backend_name() == "sqlite"
+        self._in_memory = self._sqlite and url.database in (None, "", ":memory:")
+        self._turn: contextlib.AbstractContextManager[Any] = (
+            threading.RLock() if self._sqlite else contextlib.nullcontext()
+        )
+        self._closed = False
+        self.after_fork_in_child: Callable[[], None] | None = None
+        if self._sqlite and not self._in_memory and not str(url.database).startswith("file:"):
+            _make_private_file(Path(str(url.database)))
+        self._engine = _engine(url, fsync=fsync)
+        _watch_forks()
+        _OPEN.add(self)
+        try:
+            self._migrate(clock)
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _migrate(self, clock: Callable[[], float]) -> None:
+        with self._transaction("open") as connection:
+            if self._version(connection) == len(MIGRATIONS):
+                return
+        with self._transaction("prepare") as connection:
+            import sqlalchemy as sa
+
+            if self._sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+            version = self._version(connection)  # again: another process may have been faster
+            note = sa.text("INSERT INTO meta (name, value) VALUES (:name, :value)")
+            for number, step in enumerate(MIGRATIONS[version:], version + 1):
+                for statement in step:
+                    connection.exec_driver_sql(statement.format_map(TYPES[connection.dialect.name]))
+                connection.execute(note, {"name": f"migration_{number}_at", "value": str(clock())})
+            if version == 0:
+                connection.execute(note, {"name": "hmac_key", "value": secrets.token_hex(32)})
+            connection.execute(sa.text("DELETE FROM meta WHERE name = 'schema_version'"))
+            connection.execute(note, {"name": "schema_version", "value": str(len(MIGRATIONS))})
+
+    def _version(self, connection: sa.Connection) -> int:
+        import sqlalchemy as sa
+
+        if not sa.inspect(connection).has_table("meta"):
+            return 0
+        found = connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'schema_version'").scalar()
+        if found is None:
+            raise LogError(
+                f"{self._where}: expected the log's own table `meta`, found another program's. "
+                "Give the log a database, or a PostgreSQL search_path, of its own."
+            )
+        if int(found) > len(MIGRATIONS):
+            raise LogError(
+                f"{self._where}: the log has schema version {found}, this version of the library reads up "
+                f"to {len(MIGRATIONS)}. Upgrade ensemble-router, or give another log."
+            )
+        return int(found)
+
+    def _prepare(self) -> None:
+        """The tables as the database describes them, the statements over them, the log's key."""
+        import sqlalchemy as sa
+
+        with self._transaction("open") as connection:
+            known = sa.MetaData()
+            known.reflect(connection, only=TABLES)
+            key = connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'hmac_key'").scalar_one()
+        self._inserts = {name: known.tables[name].insert() for name in TABLES}
+        self._statements = statements(known.tables)
+        self.key = bytes.fromhex(key)
+
+    def insert(self, batch: list[Rows]) -> None:
+        """Write all rows of the batch in one transaction: committed on return."""
+        with self._transaction("write to") as connection:
+            for rows in batch:
+                for table, row in rows:
+                    connection.execute(self._inserts[table], row)
+
+    def change(self, statement: str, **values: Any) -> int:
+        """Run one of the writing statements; the number of rows it wrote or deleted itself."""
+        with self._transaction("write to") as connection:
+            counted = self._statements[statement].execution_options(preserve_rowcount=True)
+            return connection.execute(counted, values).rowcount
+
+    def read(self, statement: str, **values: Any) -> list[Row]:
+        with self._transaction("read") as connection:
+            return [dict(row) for row in connection.execute(self._statements[statement], values).mappings()]
+
+    def overwrite_deleted(self) -> None:
+        """Leave no copy of deleted rows in SQLite's write-ahead file, unless a reader still needs it."""
+        if self._sqlite:
+            with self._transaction("write to") as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        with self._turn:
+            self._closed = True
+            self._engine.dispose()
+        _OPEN.discard(self)
+
+    @contextlib.contextmanager
+    def _transaction(self, doing: str) -> Iterator[sa.Connection]:
+        import sqlalchemy as sa
+
+        try:
+            with self._turn:
+                if self._closed:
+                    raise LogError(f"{self._where}: this log was closed. Open it again to use it.")
+                with self._engine.begin() as connection:
+                    yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise _explained(error, f"cannot {doing} the log {self._where}") from error
+
+    def _before_fork(self) -> None:
+        self._turn.__enter__()
+        if self._sqlite and not self._in_memory:
+            self._engine.dispose()  # SQLite's locks do not survive a fork
+
+    def _after_fork(self, *, child: bool) -> None:
+        if child and not self._sqlite:
+            self._engine.dispose(close=False)  # the connections stay the parent's
+        if child and self.after_fork_in_child:
+            self.after_fork_in_child()
+        self._turn.__exit__(None, None, None)
+
+
+def _url(place: str | os.PathLike[str]) -> sa.URL:
+    """A plain path means SQLite; ``postgres://`` and ``postgresql://`` mean psycopg."""
+    import sqlalchemy as sa
+
+    text = os.fspath(place)
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=str(Path(text).expanduser()))
+    try:
+        url = sa.make_url(text)
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(f"log: expected a path or a URL like postgresql://host/name: {error}") from error
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername.partition("+")[0] not in TYPES:
+        raise ConfigError(
+            f"log: expected an SQLite path or a postgresql:// URL, found one of {url.drivername!r}."
+        )
+    return url
+
+
+def _make_private_file(path: Path) -> None:
+    """The file and the folders it needs; only its owner may read it, as it holds personal data."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise LogError(
+            f"cannot open the log {path}: {error.strerror or error}. Give the path of a file, in a folder "
+            "that this process may write."
+        ) from error
+
+
+def _engine(url: sa.URL, *, fsync: bool) -> sa.Engine:
+    import sqlalchemy as sa
+
+    # Prompts must not end up in tracebacks: hide_parameters keeps them out of SQLAlchemy's errors.
+    if url.get_backend_name() != "sqlite":
+        try:
+            return sa.create_engine(url, hide_parameters=True, json_serializer=to_json, pool_pre_ping=True)
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "psycopg", "postgres", "a log in PostgreSQL") from error
+    engine = sa.create_engine(
+        url,
+        hide_parameters=True,
+        json_serializer=to_json,
+        poolclass=sa.pool.StaticPool,
+        connect_args={"timeout": BUSY_S, "check_same_thread": False},
+    )
+    sa.event.listen(engine, "connect", functools.partial(_set_up_sqlite, fsync=fsync))
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object, *, fsync: bool) -> None:
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except Exception as error:  # changing the mode does not wait for others, whatever the timeout
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")
+
+
+def _explained(error: Exception, what: str) -> LogError:
+    # Only the first line: PostgreSQL puts the refused row, and so the prompt, on the next.
+    cause = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+    advice = [advice for sign, advice in _ADVICE if sign in cause.lower()]
+    return LogError(f"{what}: {cause}" + (f". What to do: {advice[0]}." if advice else ""))
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking = threading.Lock()
+_paused: list[Database] = []
+
+
+@functools.cache
+def _watch_forks() -> None:
+    if not hasattr(os, "register_at_fork"):
+        return
+
+    def before() -> None:
+        _forking.acquire()
+        _paused[:] = _OPEN
+        for database in _paused:
+            database._before_fork()
+
+    def after(*, child: bool) -> None:
+        for database in _paused:
+            database._after_fork(child=child)
+        _paused.clear()
+        _forking.release()
+
+    os.register_at_fork(
+        before=before,
+        after_in_parent=functools.partial(after, child=False),
+        after_in_child=functools.partial(after, child=True),
+    )

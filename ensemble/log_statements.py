@@ -1,0 +1,69 @@
+"""Every sentence that the log says to its database besides plain inserts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+
+def statements(tables: Any) -> dict[str, sa.Executable]:
+    """By name, over the log's ``tables``. Built once per log: SQLAlchemy keeps their SQL compiled."""
+    import sqlalchemy as sa
+    from sqlalchemy import bindparam as given
+
+    decisions, labels = tables["decisions"].c, tables["labels"].c
+    attempts, outcomes, rewards = tables["attempts"].c, tables["outcomes"].c, tables["rewards"].c
+    joined = sa.select(
+        tables["decisions"], *(column for column in outcomes if column.name != "decision_id")
+    ).outerjoin(tables["outcomes"], outcomes.decision_id == decisions.id)
+    page = (
+        joined.where(sa.tuple_(decisions.created_at, decisions.id) > sa.tuple_(given("at"), given("after")))
+        .where(decisions.created_at < given("until"))
+        .order_by(decisions.created_at, decisions.id)
+        .limit(given("limit"))
+    )
+    has_reward = sa.exists().where(rewards.decision_id == decisions.id)
+    in_force = (
+        sa.select(rewards.reward)
+        .where(rewards.decision_id == given("decision_id"), rewards.source == given("source"))
+        .order_by(rewards.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    new_reward = (given(name, type_=rewards[name].type) for name in ("source", "reward", "recorded_at"))
+    labelled = (
+        sa.select(labels.decision_id)
+        .where(labels.digest.in_(given("digests", expanding=True)))
+        .group_by(labels.decision_id)
+        .having(sa.func.count() == given("n_digests"))
+    )
+    return {
+        "exists": sa.select(decisions.id).where(decisions.id == given("id")),
+        "one": joined.where(decisions.id == given("id")),
+        "page": page,
+        "rewarded page": page.where(has_reward),
+        "attempts": sa.select(tables["attempts"])
+        .where(attempts.decision_id.in_(given("ids", expanding=True)))
+        .order_by(attempts.decision_id, attempts.number),
+        "rewards": sa.select(tables["rewards"])
+        .where(rewards.decision_id.in_(given("ids", expanding=True)))
+        .order_by(rewards.id),
+        "reward": sa.insert(tables["rewards"]).from_select(
+            ["decision_id", "source", "reward", "recorded_at"],
+            sa.select(decisions.id, *new_reward)
+            .where(decisions.id == given("decision_id"))
+            .where(in_force.is_distinct_from(given("reward"))),
+        ),
+        "last member": sa.select(outcomes.served_member)
+        .join(tables["decisions"], outcomes.decision_id == decisions.id)
+        .where(decisions.session == given("session"), outcomes.served_member.is_not(None))
+        .order_by(decisions.created_at.desc())
+        .limit(1),
+        "spend": sa.select(sa.func.sum(attempts.cost_usd).label("usd")).where(
+            attempts.started_at >= given("since")
+        ),
+        "forget one": sa.delete(tables["decisions"]).where(decisions.id == given("id")),
+        "forget labelled": sa.delete(tables["decisions"]).where(decisions.id.in_(labelled)),
+    }

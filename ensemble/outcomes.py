@@ -1,0 +1,255 @@
+"""The log: what was decided, tried, answered and thought of it, kept in SQLite or PostgreSQL.
+
+Append-only: decisions, attempts, outcomes and rewards are written once and never changed; only
+``forget`` deletes. ``log_schema`` describes the tables. Features are personal data: an SQLite file
+is made readable by its owner alone.
+
+How long a record lasts: with ``log_mode="before"`` it is committed when its ``record_*`` returns, so
+a killed process loses nothing, and with ``fsync=True`` neither does a power loss (PostgreSQL has its
+own setting for that). With ``log_mode="after"`` decisions, attempts and outcomes are written by a
+background thread, and a killed process loses those not yet written: at most ``QUEUE_SIZE``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, get_args
+
+from ensemble.errors import ConfigError, InputError, LogError
+from ensemble.log_database import Database
+from ensemble.log_queue import QUEUE_SIZE, BackgroundWriter
+from ensemble.log_rows import (
+    Row,
+    Rows,
+    attempt_rows,
+    decision_rows,
+    keyed_hash,
+    label_digests,
+    outcome_rows,
+    read_row,
+    session_name,
+)
+from ensemble.records import Attempt, Decision, FloatArray, Member, Outcome
+
+__all__ = ["QUEUE_SIZE", "Keep", "LogMode", "OutcomeLog"]
+
+LogMode = Literal["before", "after"]
+Keep = Literal["text", "text+answers"]
+PAGE_SIZE = 200  # decisions that rows() reads at once
+
+
+class OutcomeLog:
+    """An open log. Thread-safe, a context manager, usable after a fork. Raises LogError throughout.
+
+    Every read sees what this object recorded before it, whatever the log mode.
+    """
+
+    def __init__(
+        self, database: Database, *, log_mode: LogMode, keep: Keep | None, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._keep = keep
+        self._clock = clock
+        self._writer: BackgroundWriter[Rows] | None = None
+        if log_mode == "after":
+            self._writer = BackgroundWriter(database.insert)
+            database.after_fork_in_child = self._writer.start_afresh
+            atexit.register(self.close)
+
+    @classmethod
+    def open(
+        cls,
+        url_or_path: str | os.PathLike[str],
+        *,
+        log_mode: LogMode = "before",
+        keep: Keep | None = None,
+        fsync: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> OutcomeLog:
+        """Open the log, and create or upgrade it where needed.
+
+        ``url_or_path``: a path means SQLite, its folders are created; otherwise an SQLAlchemy URL of
+        SQLite or PostgreSQL. ``keep``: what is stored besides features and figures: nothing (None),
+        the prompts' text, or text and answers. ``fsync``: survive a power loss too (SQLite).
+        Raises ConfigError, LogError, and MissingExtraError when PostgreSQL's driver is missing.
+        """
+        if log_mode not in get_args(LogMode):
+            raise ConfigError(f"log_mode: expected 'before' or 'after', found {log_mode!r}.")
+        if keep not in (None, *get_args(Keep)):
+            raise ConfigError(f"keep: expected None, 'text' or 'text+answers', found {keep!r}.")
+        return cls(Database(url_or_path, fsync=fsync, clock=clock), log_mode=log_mode, keep=keep, clock=clock)
+
+    def record_decision(
+        self,
+        decision: Decision,
+        *,
+        members: Iterable[Member],
+        features: FloatArray,
+        encoder_sha256: str,
+        text: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        session: str | None = None,
+    ) -> None:
+        """Write a decision with all that is needed to learn from it.
+
+        ``members``: the pool it was made over, for prices and kinds. ``features``: (n_features,),
+        stored as float32, with the hash of the encoder that made them. ``text``: what was encoded;
+        its keyed hash is stored, itself only if the log keeps text. ``metadata``: what JSON can hold;
+        ``forget`` finds decisions by it. Raises InputError for what cannot be stored.
+        """
+        self._write(
+            decision_rows(
+                decision,
+                members=members,
+                features=features,
+                encoder_sha256=encoder_sha256,
+                key=self._database.key,
+                text=text,
+                keep_text=self._keep is not None,
+                metadata=metadata,
+                session=session,
+            )
+        )
+
+    def record_attempt(self, attempt: Attempt) -> None:
+        """Write one call to one member: every call, as ``spend_usd`` adds them up.
+
+        Its error is shortened and cleared of what looks like a key; should it quote the prompt, then
+        that much of the prompt is stored whatever ``keep`` says.
+        """
+        self._write(attempt_rows(attempt))
+
+    def record_outcome(self, outcome: Outcome, answer: str | None = None) -> None:
+        """Write how a decision ended, once. ``answer`` is stored only if the log keeps answers."""
+        self._write(outcome_rows(outcome, answer if self._keep == "text+answers" else None))
+
+    def record_reward(self, decision_id: str, reward: float, source: str = "caller") -> None:
+        """Write how good the answer was, in [0, 1], as ``source`` sees it; committed on return in any mode.
+
+        The same value again changes nothing; another value is a newer row, and the newest of a source
+        is in force. Raises InputError when the log does not hold the decision.
+        """
+        value = _reward(reward)
+        self._drain()
+        written = self._database.change(
+            "reward", decision_id=decision_id, source=source, reward=value, recorded_at=self._clock()
+        )
+        if not written and not self._database.read("exists", id=decision_id):
+            raise InputError(
+                f"no decision {decision_id!r} in this log, so it cannot be given a reward. Pass the id of a "
+                "reply's decision, and see that this is the log which that reply was recorded in."
+            )
+
+    def decision(self, decision_id: str) -> Row | None:
+        """Everything about one decision, as ``rows`` yields it; None when the log does not hold it."""
+        self._drain()
+        return next(self._complete(self._database.read("one", id=decision_id)), None)
+
+    def rows(
+        self, since: float | None = None, until: float | None = None, with_reward_only: bool = False
+    ) -> Iterator[Row]:
+        """Decisions made in [since, until), oldest first, each a dict of plain values.
+
+        Keys: the columns of ``decisions`` (``id`` as ``decision_id``; ``features`` a float32 array
+        (n_features,), vectors over members as lists) and of ``outcomes`` (all None while there is
+        none); ``attempts``, a list of dicts; ``rewards``, the reward in force by source.
+        Read page by page: memory stays small, and writers are not held up.
+        """
+        self._drain()
+        statement = "rewarded page" if with_reward_only else "page"
+        at, after = -math.inf if since is None else since, ""
+        while page := self._database.read(
+            statement, at=at, after=after, until=math.inf if until is None else until, limit=PAGE_SIZE
+        ):
+            yield from self._complete(page)
+            at, after = page[-1]["created_at"], page[-1]["id"]
+
+    def last_member(self, session: str) -> str | None:
+        """The member that answered this session's latest answered decision; None when there is none."""
+        self._drain()
+        found = self._database.read("last member", session=session_name(session))
+        return found[0]["served_member"] if found else None
+
+    def spend_usd(self, since: float) -> float:
+        """What the attempts that began at ``since`` or later have cost, in USD (upper bounds included)."""
+        self._drain()
+        return float(self._database.read("spend", since=since)[0]["usd"] or 0.0)
+
+    def forget(self, decision_id: str | None = None, metadata: Mapping[str, Any] | None = None) -> int:
+        """Delete decisions and all that followed from them; how many decisions there were.
+
+        Give either one id, or metadata: every decision that carries all of these names and values
+        (equal as JSON) goes. In SQLite the bytes are overwritten too.
+        """
+        if (decision_id is None) == (not metadata):
+            raise InputError("forget: expected either a decision id or at least one pair of metadata.")
+        self._drain()
+        if decision_id is not None:
+            deleted = self._database.change("forget one", id=decision_id)
+        else:
+            digests = label_digests(self._database.key, metadata or {})
+            deleted = self._database.change("forget labelled", digests=digests, n_digests=len(digests))
+        self._database.overwrite_deleted()
+        return deleted
+
+    def prompt_key(self, text: str) -> str:
+        """The keyed hash under which this log stores a prompt's text."""
+        return keyed_hash(self._database.key, text)
+
+    def flush(self) -> None:
+        """Wait until everything recorded is committed. Raises LogError if some of it could not be."""
+        self._drain()
+        lost, cause = self._writer.take_losses() if self._writer else (0, None)
+        if lost:
+            raise LogError(f"{lost} records are not in the log, the first because: {cause}") from cause
+
+    def close(self) -> None:
+        """Flush and close; closing again does nothing. Raises LogError as ``flush`` does."""
+        atexit.unregister(self.close)
+        try:
+            if self._writer:
+                self._writer.stop()
+            self.flush()
+        finally:
+            self._database.close()
+
+    def __enter__(self) -> OutcomeLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, rows: Rows) -> None:
+        if self._writer:
+            self._writer.put(rows)
+        else:
+            self._database.insert([rows])
+
+    def _drain(self) -> None:
+        if self._writer:
+            self._writer.drain()
+
+    def _complete(self, decisions: list[Row]) -> Iterator[Row]:
+        ids = [row["id"] for row in decisions]
+        followed: dict[str, defaultdict[str, list[Row]]] = {}
+        for table in ("attempts", "rewards"):
+            followed[table] = defaultdict(list)
+            for row in self._database.read(table, ids=ids):
+                followed[table][row["decision_id"]].append(row)
+        for row in decisions:
+            yield read_row(row, followed["attempts"][row["id"]], followed["rewards"][row["id"]])
+
+
+def _reward(reward: float) -> float:
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise InputError(f"a reward must be a number in [0, 1], found {reward!r}.")
+    return value

@@ -1,0 +1,71 @@
+"""Prompts to predictions: the encoder and the head of one bundle, opened together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ensemble import bundle as bundles
+from ensemble.encoder import Encoder
+from ensemble.head import Head
+from ensemble.inference import Device
+from ensemble.records import Deployment, FloatArray, Member, Prediction
+from ensemble.text import prompt_text
+
+
+class Router:
+    """A trained router, ready to predict. Knows nothing of prices or of who is on offer; thread-safe.
+
+    ``members`` are the names it predicts for, ``id`` the bundle's hash, ``manifest`` what the bundle
+    says of itself.
+    """
+
+    def __init__(self, bundle: bundles.Bundle, encoder: Encoder, head: Head) -> None:
+        self.manifest, self.id, self.folder = bundle.manifest, bundle.id, bundle.folder
+        self.encoder, self.head = encoder, head
+        self.members = head.members
+        self.characters_per_token = {m.name: m.characters_per_token for m in bundle.manifest.members}
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str] | None = None, device: Device = "auto") -> Router:
+        """Open a bundle; ``None`` is the default router that comes with the library.
+
+        Raises BundleError for a folder that is not a bundle or was changed, MissingExtraError without
+        onnxruntime.
+        """
+        bundle = bundles.load(default_folder() if folder is None else folder)
+        head = Head(bundle.head, bundle.manifest.member_names)
+        return cls(bundle, Encoder.load(bundle.encoder_folder, device=device), head)
+
+    def features(self, texts: Sequence[str]) -> FloatArray:
+        """(n_prompts, n_features) float32 of what ``prompt_text`` makes of each text."""
+        return self.encoder.encode([prompt_text(text) for text in texts])
+
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        """Reward, its uncertainty and output tokens of every member, (n_prompts, n_members) each."""
+        if not len(texts):
+            empty = np.zeros((0, len(self.members)), np.float32)
+            return Prediction(self.members, empty, empty, empty, empty)
+        return self.head.predict(self.features(texts))
+
+    def references(self) -> tuple[Member, ...]:
+        """Its members with the kind and prices they were measured at, for comparing strangers with."""
+        return tuple(
+            Member(
+                name=note.name,
+                kind=note.kind,
+                deployments=(Deployment(note.name),),
+                usd_per_million_input=note.usd_per_million_input,
+                usd_per_million_output=note.usd_per_million_output,
+            )
+            for note in self.manifest.members
+            if note.usd_per_million_input is not None and note.usd_per_million_output is not None
+        )
+
+
+def default_folder() -> Path:
+    """The bundle of the router that comes with the library."""
+    return bundles.shipped_folder() / "default"

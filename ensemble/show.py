@@ -1,0 +1,87 @@
+"""How does a decision look to a person? Tables for the terminal; numbers that are there to be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ensemble.records import Decision, Forecast
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDTH = 120  # columns where the output goes to a file or a pipe
+
+
+def console() -> Console:
+    """Standard output, wide enough for a table also where it is not a terminal."""
+    from rich.console import Console
+
+    shown = Console()
+    return shown if shown.is_terminal else Console(width=WIDTH)
+
+
+def decision_table(decision: Decision, warnings: Sequence[str] = ()) -> Table:
+    """Every member, best first, those who were not eligible last."""
+    from rich.table import Table
+
+    table = Table(
+        title=explain(decision), title_justify="left", caption="\n".join(warnings), caption_justify="left"
+    )
+    table.add_column("member", overflow="fold")
+    for heading in ("reward", "tokens", "USD", _utility_heading(decision), "chance"):
+        table.add_column(heading, justify="right")
+    table.add_column("why")
+    place = {name: i for i, name in enumerate(decision.ranking)}
+    for forecast in sorted(decision, key=lambda f: place.get(f.member, math.inf)):
+        chosen = forecast.member == decision.member
+        table.add_row(
+            forecast.member,
+            f"{forecast.reward:.3f} ± {forecast.reward_std:.3f}",
+            f"{forecast.output_tokens:,.0f}",
+            usd(forecast.cost_usd),
+            "-" if forecast.ineligible_because else f"{forecast.utility:.5f}",
+            f"{forecast.probability:.3f}",
+            _why(forecast, decision),
+            style="bold" if chosen else "dim" if forecast.ineligible_because else None,
+        )
+    return table
+
+
+def explain(decision: Decision) -> str:
+    """One line: who, and for what reason."""
+    chosen, best = decision.chosen, decision[decision.ranking[0]]
+    dial = decision.wishes.willingness_to_pay_usd
+    worth = "reward first" if math.isinf(dial) else f"one unit of reward is worth {dial:g} USD"
+    expects = f"expected reward {chosen.reward:.3f} for {usd(chosen.cost_usd)} USD"
+    if decision.reason == "session":
+        why = "the session keeps its member"
+    elif chosen.member != best.member:
+        why = f"exploring: a rival of {best.member}, taken with probability {decision.propensity:.3f}"
+    else:
+        why = f"best of {len(decision.ranking)} eligible where {worth}"
+    return f"{decision.member}: {expects}; {why}"
+
+
+def usd(amount: float) -> str:
+    """Three significant digits, never in powers of ten above a millionth."""
+    if amount == 0 or abs(amount) >= 0.1:
+        return f"{amount:.3f}"
+    return (
+        f"{amount:.{max(3, 2 - math.floor(math.log10(abs(amount))))}f}"
+        if abs(amount) >= 1e-7
+        else f"{amount:.2e}"
+    )
+
+
+def _utility_heading(decision: Decision) -> str:
+    return "utility" if math.isinf(decision.wishes.willingness_to_pay_usd) else "utility, USD"
+
+
+def _why(forecast: Forecast, decision: Decision) -> str:
+    if forecast.ineligible_because:
+        return f"not eligible: {forecast.ineligible_because}"
+    notes = ["chosen"] if forecast.member == decision.member else []
+    return ", ".join(notes + ([] if forecast.measured else ["unmeasured"]))

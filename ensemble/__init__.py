@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ensemble.engine import Ensemble, Messages
+    from ensemble.engine import Ensemble
     from ensemble.errors import (
         BundleError,
         CallFailedError,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ensemble.pool import Pool
     from ensemble.records import Decision, Deployment, Forecast, Member, Prediction, Wishes
     from ensemble.router import Router
+    from ensemble.text import Messages
 
 _HOMES = {
     "engine": ("Ensemble",),

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from ensemble.errors import InputError
-from ensemble.policy import check_wishes
-from ensemble.records import Wishes
+from ensemble.records import ABILITIES, Wishes
 
 _OURS = tuple(field.name for field in dataclasses.fields(Wishes))
 _SETS = ("members", "exclude", "requires")
+_KINDS: dict[str, tuple[type, str]] = {
+    "metadata": (Mapping, "a dict"),
+    "session": (str, "a string"),
+    "stream_options": (Mapping, "a dict"),
+}
 LIMITS = ("max_tokens", "max_completion_tokens")  # litellm's two names for the longest answer
+COUNTS = (*LIMITS, "n")
+_FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 
 
 @dataclass(frozen=True)
@@ -30,18 +39,14 @@ class Asked:
     def of(cls, keywords: Mapping[str, Any]) -> Asked:
         """Raises InputError for keywords that can't be meant."""
         params = dict(keywords)
+        _refuse_foreign(params)
+        for name, (kind, words) in _KINDS.items():
+            value = params.get(name)
+            if value is not None and (not isinstance(value, kind) or value == ""):
+                raise InputError(f"{name}: expected {words}, found {value!r}")
+        for name in COUNTS:
+            params |= {name: _count(name, params[name])} if params.get(name) is not None else {}
         metadata, session = params.pop("metadata", None), params.pop("session", None)
-        if params.pop("certified", False):
-            raise InputError(
-                "certified=True expects a router whose manifest holds a certificate; no format that this "
-                "version reads has one. Use min_reward for a bound on the expected reward."
-            )
-        for taken in ("model", "messages"):
-            if taken in params:
-                raise InputError(
-                    f"{taken}=... is not the caller's here: give the prompt first, and name members with "
-                    "members=[...]"
-                )
         ours = {name: params.pop(name) for name in _OURS if name in params}
         return cls(ours, metadata, session, params)
 
@@ -51,19 +56,20 @@ class Asked:
         Raises InputError naming a wish that is out of range.
         """
         given = {name: value for name, value in self.ours.items() if value is not None}
-        for name in _SETS:
-            if name in given:
-                if isinstance(given[name], str):
-                    raise InputError(f"{name}: expected a list of names, found the string {given[name]!r}")
-                given[name] = frozenset(given[name])
+        given |= {name: _names(name, given[name]) for name in _SETS if name in given}
         given["requires"] = required | given.get("requires", frozenset())
         return check_wishes(dataclasses.replace(defaults, **given))
 
     @property
     def max_tokens(self) -> int | None:
         """The caller's own limit on the length of an answer, in tokens."""
-        limits = (self.params.get(name) for name in LIMITS)
-        return next((limit for limit in limits if isinstance(limit, int)), None)
+        limits = [self.params[name] for name in LIMITS if self.params.get(name) is not None]
+        return min(limits, default=None)
+
+    @property
+    def answers(self) -> int:
+        """How many answers to the one prompt are asked for."""
+        return int(self.params.get("n") or 1)
 
     @property
     def streams(self) -> bool:
@@ -80,3 +86,71 @@ class Asked:
             return dict(self.params)
         options = {**(self.params.get("stream_options") or {}), "include_usage": True}
         return {**self.params, "stream_options": options}
+
+
+def _refuse_foreign(params: dict[str, Any]) -> None:
+    if params.pop("certified", False):
+        raise InputError(
+            "certified=True expects a router whose manifest holds a certificate; no format that this "
+            "version reads has one. Use min_reward for a bound on the expected reward."
+        )
+    for taken in ("model", "messages"):
+        if taken in params:
+            raise InputError(
+                f"{taken}=... is not the caller's here: give the prompt first, and name members with "
+                "members=[...]"
+            )
+    for name in _FALLBACKS:
+        if params.get(name):
+            raise InputError(
+                f"{name}=... is not taken: the members of the pool are fallen back on already, each hop "
+                "decided anew. Name those that may serve with members=[...]"
+            )
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name}: expected a whole number of at least 1, found {value!r}")
+    return int(value)
+
+
+def _names(name: str, value: Any) -> frozenset[str]:
+    names = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else None
+    if names is None or not all(isinstance(one, str) for one in names):
+        raise InputError(f"{name}: expected a list of names, found {value!r}")
+    return frozenset(names)
+
+
+def check_wishes(wishes: Wishes) -> Wishes:
+    """The same wishes with every number a float, or InputError naming the one that is out of range."""
+    unlimited = ("max_cost_usd", "max_latency_s", "min_reward")
+    ranges: dict[str, tuple[float, float]] = {
+        "willingness_to_pay_usd": (0, math.inf),
+        "usd_per_second": (0, 1e9),
+        "max_cost_usd": (0, 1e9),
+        "max_latency_s": (0, 1e9),
+        "min_reward": (0, 1),
+        "exploration": (0, math.nextafter(1, 0)),
+    }
+    numbers = {
+        name: _number(name, value, *ends)
+        for name, ends in ranges.items()
+        if (value := getattr(wishes, name)) is not None or name not in unlimited
+    }
+    if not isinstance(wishes.owned_only, bool):
+        raise InputError(f"owned_only: expected True or False, found {wishes.owned_only!r}")
+    unknown = wishes.requires - set(ABILITIES)
+    if unknown:
+        raise InputError(
+            f"requires: expected some of {', '.join(ABILITIES)}, found {', '.join(sorted(unknown))}"
+        )
+    return dataclasses.replace(wishes, **numbers)  # type: ignore[arg-type]
+
+
+def _number(name: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # an int of a thousand digits
+            if low <= (number := float(value)) <= high:
+                return number
+    end = f"to {high:g}" if high >= 1 else "to below 1"
+    raise InputError(f"{name}: expected a number from {low:g} {end}, found {value!r:.80}")

@@ -14,66 +14,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
-import re
+import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ensemble.errors import BundleError
-from ensemble.records import Kind
+from ensemble.manifest import CARD, ENCODER_FILES, FILES, HEAD, MANIFEST, Manifest, MemberNote, parse
 
-FORMAT = 1
-MANIFEST, HEAD, CARD = "manifest.json", "head.onnx", "CARD.md"
-FILES = (HEAD, CARD)
+__all__ = ["Bundle", "Manifest", "MemberNote", "check_place", "load", "save", "shipped_folder"]
+
+
 LARGEST_FILE = 64 * 2**20
 ENCODERS = "encoders"
-
-# Written steps from an older format's manifest to the next, by the format they start from.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-
-
-@dataclass(frozen=True)
-class MemberNote:
-    """What the training run learned of a member beside its row in the head.
-
-    ``characters_per_token`` turns a prompt's length into input tokens; the prices, USD per million
-    tokens, are those its costs were measured at; ``None`` where the table didn't tell.
-    """
-
-    name: str
-    n_prompts: int
-    mean_reward: float
-    characters_per_token: float = 4.0
-    kind: Kind = "frontier"
-    usd_per_million_input: float | None = None
-    usd_per_million_output: float | None = None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """``members`` in the head's row order; ``learned_from`` holds the salted hashes of every prompt that
-    was learned or chosen from (``salt``), so that an evaluation can leave them out."""
-
-    name: str
-    created: str  # ISO date
-    encoder_id: str
-    encoder_sha256: Mapping[str, str]
-    members: tuple[MemberNote, ...]
-    recipe: Mapping[str, Any]
-    seed: int
-    figures: Mapping[str, Any]
-    salt: str = ""
-    learned_from: frozenset[str] = field(default=frozenset(), repr=False)
-    files: Mapping[str, str] = field(default_factory=dict)
-    format: int = FORMAT
-
-    @property
-    def member_names(self) -> tuple[str, ...]:
-        return tuple(member.name for member in self.members)
+ENCODER_NOTES = ("encoder.json", "NOTICE")
 
 
 @dataclass(frozen=True)
@@ -101,7 +57,7 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     """Read a bundle and check it whole. Raises BundleError for anything that is not as the manifest says."""
     place = Path(folder)
     raw = _read(place, MANIFEST)
-    manifest = _parse(raw, place)
+    manifest = parse(raw, place / MANIFEST)
     contents = {}
     for name in FILES:
         contents[name] = _read(place, name)
@@ -115,6 +71,15 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     )
 
 
+def check_place(folder: str | os.PathLike[str]) -> Path:
+    """Where ``save`` would write, links followed; BundleError unless it is new, empty or a router's."""
+    place = Path(folder).resolve()
+    taken = place.exists() and not (place / MANIFEST).is_file()
+    if taken and (not place.is_dir() or any(place.iterdir())):
+        raise BundleError(f"expected an empty or new folder, or a router's, at {place}. Name another.")
+    return place
+
+
 def save(
     folder: str | os.PathLike[str], manifest: Manifest, *, head: bytes, card: str, encoder_folder: Path
 ) -> Path:
@@ -123,32 +88,47 @@ def save(
     The folder is written under another name and moved into place, so that a reader never sees half
     of it. An earlier bundle there is replaced; anything else there is a BundleError.
     """
-    place = Path(folder)
-    if (
-        place.exists()
-        and not (place / MANIFEST).is_file()
-        and any(place.iterdir() if place.is_dir() else [place])
-    ):
-        raise BundleError(
-            f"expected an empty or new folder, or a router to replace, at {place}. Name another."
-        )
-    new = place.with_name(place.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
+    place = check_place(folder)
     contents = {HEAD: head, CARD: card.encode()}
-    for name, content in contents.items():
-        (new / name).write_bytes(content)
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    plain = dataclasses.asdict(dataclasses.replace(manifest, files=files))
-    plain["learned_from"] = sorted(manifest.learned_from)
-    (new / MANIFEST).write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if not (shipped_folder() / ENCODERS / manifest.encoder_id).is_dir():
-        beside = place.parent / ENCODERS / manifest.encoder_id
-        if not beside.is_dir():
-            shutil.copytree(encoder_folder, beside)
-    shutil.rmtree(place, ignore_errors=True)
-    new.rename(place)
+    contents[MANIFEST] = dataclasses.replace(manifest, files=files).as_json()
+    parse(contents[MANIFEST], place / MANIFEST)  # what could not be loaded is not written
+    _provide_encoder(place, manifest, encoder_folder)
+    _move_into_place(place, lambda new: [(new / name).write_bytes(c) for name, c in contents.items()])
     return place
+
+
+def _provide_encoder(place: Path, manifest: Manifest, encoder_folder: Path) -> None:
+    beside = place.parent / ENCODERS / manifest.encoder_id
+    if any(_is_encoder(known, manifest) for known in _encoder_places(place, manifest)):
+        return
+    if beside.exists():
+        raise BundleError(
+            f"expected the encoder {manifest.encoder_id!r} that the router was trained with at {beside}, "
+            "found another of that name. Rename the encoder's folder and train again, or save elsewhere."
+        )
+    names = [name for name in ENCODER_FILES + ENCODER_NOTES if (encoder_folder / name).is_file()]
+    _move_into_place(beside, lambda new: [shutil.copyfile(encoder_folder / n, new / n) for n in names])
+
+
+def _move_into_place(place: Path, fill: Callable[[Path], object]) -> None:
+    """Fill a new folder and let it take the place of what is there; on failure all stays as it was."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (place.with_name(f".{place.name}.{secrets.token_hex(4)}.{what}") for what in ("new", "old"))
+    try:
+        new.mkdir()
+        fill(new)
+        if place.exists():
+            place.rename(old)
+        try:
+            new.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -177,47 +157,33 @@ def _check_hash(path: Path, content: bytes, expected: str) -> None:
         )
 
 
-def _parse(raw: bytes, folder: Path) -> Manifest:
-    where = folder / MANIFEST
-    try:
-        plain = json.loads(raw)
-        version = plain["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(
-            f"{where} is not a router's manifest ({error!r}). Fetch or train it again."
-        ) from error
-    if not isinstance(version, int) or version > FORMAT or (version < FORMAT and version not in UPGRADES):
-        raise BundleError(
-            f"{where} has format {version!r}; this version of ensemble-router reads up to {FORMAT}. "
-            "Upgrade with: pip install -U ensemble-router"
-        )
-    while plain["format"] < FORMAT:
-        plain = UPGRADES[plain["format"]](plain)
-    try:
-        plain["members"] = tuple(MemberNote(**note) for note in plain["members"])
-        plain["learned_from"] = frozenset(plain["learned_from"])
-        manifest = Manifest(**plain)
-        missing = [name for name in FILES if name not in manifest.files]
-        if missing or not manifest.members:
-            raise ValueError(f"no {', '.join(missing) or 'members'}")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", manifest.encoder_id):
-            raise ValueError(f"encoder_id {manifest.encoder_id!r} is not a plain name")
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{where} does not hold a manifest of format {FORMAT}: {error}") from error
-    return manifest
+def _encoder_places(folder: Path, manifest: Manifest) -> list[Path]:
+    """Where an encoder may lie: beside the bundle, or among those that come with the library."""
+    return [parent / ENCODERS / manifest.encoder_id for parent in (folder.resolve().parent, shipped_folder())]
+
+
+def _is_encoder(place: Path, manifest: Manifest) -> bool:
+    """Whether the encoder that the manifest vouches for lies there."""
+    return all(_file_sha256(place / name) == manifest.encoder_sha256[name] for name in ENCODER_FILES)
+
+
+def _file_sha256(path: Path) -> str | None:
+    """None where there is no such file. Not limited in size: an fp32 encoder may be large."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_encoder(folder: Path, manifest: Manifest) -> Path:
-    places = [
-        parent / ENCODERS / manifest.encoder_id for parent in (folder.resolve().parent, shipped_folder())
-    ]
+    places = _encoder_places(folder, manifest)
     for place in places:
-        if place.is_dir():
-            for name, expected in manifest.encoder_sha256.items():
-                if name in ("encoder.onnx", "tokenizer.json"):
-                    _check_hash(place / name, _read(place, name), expected)
+        if _is_encoder(place, manifest):
             return place
+    found = [str(place) for place in places if place.exists()]
     raise BundleError(
         f"the router at {folder} needs the encoder {manifest.encoder_id!r}; looked in "
-        f"{' and '.join(str(place.parent) for place in places)}. Put the encoder's folder there."
+        f"{' and '.join(str(place.parent) for place in places)}. "
+        + (f"Its files were changed or are missing at: {', '.join(found)}. " if found else "")
+        + "Put the encoder's folder there as it was when the router was trained."
     )

@@ -19,7 +19,7 @@ from ensemble import __version__
 from ensemble.errors import EnsembleError
 
 _LAZY = {
-    "collect": "ensemble.cli_learning",
+    "collect": "ensemble.cli_collect",
     "train": "ensemble.cli_learning",
     "evaluate": "ensemble.cli_learning",
     "encoder": "ensemble.cli_learning",

@@ -1,4 +1,4 @@
-"""The commands that need the extra ``train``: collect, train, evaluate; and the encoder's, ``encoder``."""
+"""The commands that learn: ``train`` and ``evaluate``; and ``encoder``, which makes encoders."""
 
 from __future__ import annotations
 

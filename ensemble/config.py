@@ -2,7 +2,7 @@
 
     router = "out/mine"                 # a bundle's folder; left out: the one that comes with the library
     pool = "pool.toml"                  # left out: likewise
-    log = "sqlite:///decisions.db"      # a path, a database URL, or false for none
+    log = "decisions.db"                # a path, a database URL, or false for none
     keep = "text"                       # or "text+answers"; left out: neither is kept
     log_mode = "before"                 # or "after"
     fsync = false
@@ -58,7 +58,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             wanted = "a string or false" if key == "log" else " or ".join(k.__name__ for k in kinds)
             raise ConfigError(f"{place}: {key}: expected {wanted}, found {value!r}. Correct it.")
         if key in ("router", "pool", "log") and isinstance(value, str) and "://" not in value:
-            settings[key] = str(place.resolve().parent / value)
+            settings[key] = str(place.resolve().parent / Path(value).expanduser())
     return settings
 
 

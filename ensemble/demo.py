@@ -32,7 +32,7 @@ PROMPTS = (
     "Prove that the square root of 2 is irrational.",
     "What does this print?\n\ndef f(s):\n    return ''.join(sorted(set(s)))\nprint(f('banana'))",
     "Write a Python function that returns the n-th Fibonacci number without recursion.",
-    "Which organelle makes most of a human cell's ATP?\nA. nucleus\nB. ribosome\nC. mitochondrion\nD. lysosome",
+    "Which organelle makes most of a cell's ATP?\nA. nucleus\nB. ribosome\nC. mitochondrion\nD. lysosome",
     "A 45-year-old has crushing chest pain and ST elevation in leads II, III and aVF. Which artery is most "
     "likely blocked?\nA. left anterior descending\nB. right coronary\nC. circumflex\nD. left main",
     "Under the common law, is silence ever acceptance of an offer? Give the rule and its main exception.",

@@ -1,13 +1,18 @@
 """How is a member called? litellm, and the only file that calls through it.
 
-``litellm.Router`` owns the deployments *within* a member: one model group each, balancing, cool-down,
-each other deployment tried once. What happens *across* members is not decided here.
+``litellm.Router`` owns the deployments *within* a member: one model group each, balancing, cool-down, and
+one more try for each deployment beyond the first, but none after a time-out: that time is gone. What
+happens *across* members is not decided here.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
-from collections.abc import Iterable, Mapping
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +26,18 @@ UNBILLED = (
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitError",
+    "RouterRateLimitError",  # litellm's own: all deployments are cooling down, nobody was asked
     "ServiceUnavailableError",
     "UnsupportedParamsError",
 )
+ENVIRONMENT = "os.environ/"  # before a variable's name: litellm reads the value there
+_SECRETS = ("key", "token", "secret", "password")  # how the names of such parameters end
+_LEAST_SECRET = 6  # characters: a shorter one would black out plain words
+TIMED_OUT = (408, 504)  # HTTP: somebody was at work on it
+
+
+class NoAnswerError(ValueError):
+    """A member replied, and nothing was in the reply: one failed attempt among others."""
 
 
 @dataclass(frozen=True)
@@ -53,29 +67,44 @@ class Dispatcher:
     def __init__(self, members: Iterable[Member]) -> None:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network at import
         import litellm
+        from litellm.types.router import RetryPolicy
 
         litellm.suppress_debug_info = True
+        _part_connections_at_fork()
         self._members = {member.name: member for member in members}
         deployments = [
             {"model_name": name, "litellm_params": {**deployment.params, "model": deployment.model}}
             for name, member in self._members.items()
             for deployment in member.deployments
         ]
-        self._router: Any = litellm.Router(model_list=deployments, num_retries=0)
+        self._router: Any = litellm.Router(
+            model_list=deployments, num_retries=0, retry_policy=RetryPolicy(TimeoutErrorRetries=0)
+        )
+        # It hangs itself into litellm's lists: left there, each pool reloaded would slow every later call.
+        weakref.finalize(self, self._router.discard).atexit = False
         self._missing: dict[str, str | None] = {}
 
     def send(self, member: str, messages: list[dict[str, Any]], params: Mapping[str, Any]) -> Any:
-        """litellm's ModelResponse, or with ``stream=True`` its iterator of chunks; litellm's errors pass."""
-        return self._router.completion(model=member, messages=messages, **self._with_retries(member, params))
+        """litellm's ModelResponse, which has a choice, or with ``stream=True`` opened Chunks.
+
+        Raises NoAnswerError; litellm's errors pass.
+        """
+        reply = self._router.completion(model=member, messages=messages, **self._with_ours(member, params))
+        return Chunks(reply) if params.get("stream") else _with_a_choice(reply)
 
     async def asend(self, member: str, messages: list[dict[str, Any]], params: Mapping[str, Any]) -> Any:
-        """The same, awaited."""
-        return await self._router.acompletion(
-            model=member, messages=messages, **self._with_retries(member, params)
+        """The same, awaited; a stream comes as AsyncChunks."""
+        reply = await self._router.acompletion(
+            model=member, messages=messages, **self._with_ours(member, params)
         )
+        return await AsyncChunks(reply).opened() if params.get("stream") else _with_a_choice(reply)
 
-    def _with_retries(self, member: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {"num_retries": len(self._members[member].deployments) - 1, **params}
+    def _with_ours(self, member: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        # litellm's own fall-back to another group would neither be decided by us nor be written down.
+        ours = {"disable_fallbacks": True}
+        if params.get("tools") and _tools_need_mcp():
+            ours["_skip_mcp_handler"] = True
+        return {"num_retries": len(self._members[member].deployments) - 1, **params, **ours}
 
     def missing_keys(self) -> dict[str, str]:
         """Members none of whose deployments has an API key, with what to set. Asks no provider.
@@ -92,7 +121,11 @@ class Dispatcher:
 def _lacking_key(model: str, params: Mapping[str, Any]) -> str | None:
     import litellm
 
-    if params.get("api_key") or litellm.api_key:
+    given = params.get("api_key")
+    if isinstance(given, str) and given.startswith(ENVIRONMENT):
+        variable = given.removeprefix(ENVIRONMENT)
+        return None if os.environ.get(variable) else variable
+    if given or litellm.api_key:
         return None
     try:
         missing = litellm.validate_environment(model)["missing_keys"]
@@ -103,32 +136,145 @@ def _lacking_key(model: str, params: Mapping[str, Any]) -> str | None:
     return None if any(os.environ.get(key) for key in missing) else " or ".join(missing)
 
 
+class Chunks:
+    """litellm's chunks of one stream, drawn as far as the first that brings something: until then
+    another member can still take over. Raises NoAnswerError for a stream with nothing in it."""
+
+    def __init__(self, chunks: Iterator[Any]) -> None:
+        self._chunks, self._drawn = iter(chunks), deque[Any]()
+        for chunk in self._chunks:
+            self._drawn.append(chunk)
+            if _brings(chunk):
+                return
+        _expect_usage(self._drawn)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._drawn.popleft() if self._drawn else next(self._chunks)
+
+    def close(self) -> None:
+        """Let the connection go, so that the provider stops answering."""
+        # litellm's wrapper cannot be closed; it is a generator around the stream that can.
+        generator = getattr(self._chunks, "completion_stream", None)
+        inner = inspect.getgeneratorlocals(generator) if inspect.isgenerator(generator) else {}
+        stream = getattr(inner.get("model_response"), "completion_stream", None)
+        if callable(close := getattr(stream, "close", None)):
+            close()
+
+
+class AsyncChunks:
+    """The same for ``async for``, once ``opened``."""
+
+    def __init__(self, chunks: AsyncIterator[Any]) -> None:
+        self._chunks, self._drawn = aiter(chunks), deque[Any]()
+
+    async def opened(self) -> AsyncChunks:
+        try:
+            async for chunk in self._chunks:
+                self._drawn.append(chunk)
+                if _brings(chunk):
+                    return self
+            _expect_usage(self._drawn)
+        except BaseException:  # a cancelled task too must not leave the connection behind
+            await self.aclose()
+            raise
+        return self
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        return self._drawn.popleft() if self._drawn else await anext(self._chunks)
+
+    async def aclose(self) -> None:
+        if callable(aclose := getattr(self._chunks, "aclose", None)):
+            await aclose()
+
+
+def _brings(chunk: Any) -> bool:
+    """Whether a chunk holds part of an answer; an opening one only names the role."""
+    deltas = (getattr(choice, "delta", None) for choice in getattr(chunk, "choices", None) or [])
+    return any(any(delta.model_dump(exclude={"role"}).values()) for delta in deltas if delta is not None)
+
+
+def _expect_usage(drawn: Iterable[Any]) -> None:
+    """An answer may be empty if the provider says what it cost; a body that is none ends up here too."""
+    if all(usage_of(chunk).input_tokens is None for chunk in drawn):
+        raise NoAnswerError("expected a stream with an answer or at least its usage, found neither")
+
+
+def _with_a_choice(reply: Any) -> Any:
+    if not getattr(reply, "choices", None):
+        raise NoAnswerError("expected a reply with at least one choice, found none")
+    return reply
+
+
+@functools.cache
+def _tools_need_mcp() -> bool:
+    """Whether litellm fails on any tool at all, since it looks for servers of tools with a module that is
+    not installed."""
+    try:
+        import litellm.responses.mcp.chat_completions_handler  # noqa: F401
+    except ModuleNotFoundError as error:
+        return error.name == "mcp"
+    return False
+
+
+@functools.cache
+def _part_connections_at_fork() -> None:
+    """A child that wrote to its parent's connections would mix up both their answers."""
+    import litellm
+
+    def part() -> None:
+        litellm.in_memory_llm_clients_cache.flush_cache()
+        for name in ("module_level_client", "module_level_aclient"):
+            vars(litellm).pop(name, None)  # litellm makes a new one
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=part)
+
+
+def secrets_of(member: Member) -> list[str]:
+    """The keys and passwords in a member's own parameters, which no message may show."""
+    given = [item for place in member.deployments for item in place.params.items()]
+    values = [value for name, value in given if name.endswith(_SECRETS) and isinstance(value, str)]
+    read = [os.environ.get(value.removeprefix(ENVIRONMENT), value) for value in values]
+    return [secret for secret in read if len(secret) >= _LEAST_SECRET]
+
+
 def usage_of(reply: Any) -> Usage:
-    """Of a ModelResponse or of a stream's last chunk."""
+    """Of a ModelResponse or of a chunk; where the provider told nothing litellm says 0."""
     usage = getattr(reply, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
+    told = bool(getattr(usage, "prompt_tokens", None))
     return Usage(
         model=getattr(reply, "model", None),
-        input_tokens=getattr(usage, "prompt_tokens", None),
+        input_tokens=getattr(usage, "prompt_tokens", None) if told else None,
         cached_input_tokens=getattr(details, "cached_tokens", None),
-        output_tokens=getattr(usage, "completion_tokens", None),
+        output_tokens=getattr(usage, "completion_tokens", None) if told else None,
     )
 
 
 def answer_of(reply: Any) -> str:
-    """The text of the first choice of a ModelResponse or of a chunk; empty where it has none."""
+    """The text of the first choice of a ModelResponse, or what a chunk adds to it; empty for none."""
     for choice in getattr(reply, "choices", None) or []:
-        part = getattr(choice, "message", None) or getattr(choice, "delta", None)
-        return getattr(part, "content", None) or ""
+        if not getattr(choice, "index", 0):
+            part = getattr(choice, "message", None) or getattr(choice, "delta", None)
+            return getattr(part, "content", None) or ""
     return ""
 
 
-def ends(chunk: Any) -> bool:
-    """Whether a chunk is the last with content, or comes after it."""
-    choices = getattr(chunk, "choices", None) or []
-    return not choices or any(getattr(choice, "finish_reason", None) for choice in choices)
+def finishes(chunk: Any) -> bool:
+    """Whether a chunk says that a choice is complete."""
+    return any(getattr(choice, "finish_reason", None) for choice in getattr(chunk, "choices", None) or [])
 
 
 def was_billed(error: BaseException) -> bool:
-    """Whether a failed call may have cost something: a time-out may, a refused key may not."""
-    return type(error).__name__ not in UNBILLED
+    """Whether a failed call may have cost something: one that timed out or broke off may, one that the
+    provider answered with an error may not."""
+    if type(error).__name__ in UNBILLED:
+        return False
+    refused = getattr(error, "litellm_response_headers", None) is not None
+    return not refused or getattr(error, "status_code", None) in TIMED_OUT

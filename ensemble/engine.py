@@ -11,26 +11,23 @@ import random
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from ensemble import policy, text
 from ensemble.asked import Asked
 from ensemble.dispatch import Dispatcher
 from ensemble.errors import ConfigError, EnsembleWarning, InputError
-from ensemble.hops import Call
+from ensemble.hops import Call, Send
 from ensemble.inference import Device
 from ensemble.outcomes import Keep, LogMode, OutcomeLog
-from ensemble.parts import Parts, Place, Terms
+from ensemble.parts import Parts, Place
 from ensemble.pool import Pool
-from ensemble.records import Decision, FloatArray, Prediction, Wishes
+from ensemble.records import Decision, Wishes
+from ensemble.request import Request
 from ensemble.router import Router
-from ensemble.stream import AsyncRoutedStream, RoutedStream
+from ensemble.stream import AsyncRoutedStream, RoutedStream, in_thread
+from ensemble.text import Messages
 
-Messages = str | Sequence[Mapping[str, Any]]
 Scorer = Callable[[list[dict[str, Any]], str], "float | None"]
 
 
@@ -85,8 +82,8 @@ class Ensemble:
         Takes the keywords of ``complete``. Whether a member's API key is set is not asked.
         """
         request = self._request(prompt, Asked.of(keywords))
-        decision = self._decide(request, request.wishes)
-        self._record(request, decision)
+        decision = request.decide(request.wishes, id=uuid.uuid4().hex, now=self._clock(), draw=self._draw())
+        request.record(decision, self.log)
         return decision
 
     def complete(self, prompt: Messages, **keywords: Any) -> Any:
@@ -105,49 +102,47 @@ class Ensemble:
         CallFailedError when those called did not answer.
         """
         request, call, sender = self._prepare(prompt, Asked.of(keywords))
-        streams, rest, first = request.asked.streams, None, None
         steps = call.steps()
         try:
             wanted = next(steps)
             while True:
+                call.in_flight = True
                 try:
                     reply = sender.send(wanted.member, request.messages, wanted.params)
-                    if streams:  # a member that fails before its first chunk can still be replaced
-                        rest = iter(reply)
-                        first = next(rest, None)
                 except Exception as error:
                     wanted = steps.throw(error)
                 else:
                     wanted = steps.send(reply)
-        except StopIteration:
-            pass
+        except StopIteration as end:
+            reply = end.value
         finally:
-            steps.close()
-        if rest is not None:
-            return RoutedStream(call, first, rest, request.asked.usage_wanted)
+            steps.close()  # interrupted: written down as such
+        if request.asked.streams:
+            return RoutedStream(call, reply, request.asked.usage_wanted)
         return _with_decision(reply, call.decision)
 
     async def acomplete(self, prompt: Messages, **keywords: Any) -> Any:
         """``complete`` for asyncio: encoding, deciding and logging run in a thread, the call is awaited."""
-        request, call, sender = await asyncio.to_thread(self._prepare, prompt, Asked.of(keywords))
-        streams, rest, first = request.asked.streams, None, None
+        request, call, sender = await in_thread(self._prepare, prompt, Asked.of(keywords))
         steps = call.steps()
         try:
-            wanted = await asyncio.to_thread(_advance, steps.send, None)
+            wanted, reply = await in_thread(_advance, steps.send, None)
             while wanted is not None:
+                call.in_flight = True
                 try:
                     reply = await sender.asend(wanted.member, request.messages, wanted.params)
-                    if streams:
-                        rest = aiter(reply)
-                        first = await anext(rest, None)
                 except Exception as error:
-                    wanted = await asyncio.to_thread(_advance, steps.throw, error)
+                    wanted, reply = await in_thread(_advance, steps.throw, error)
                 else:
-                    wanted = await asyncio.to_thread(_advance, steps.send, reply)
-        finally:
-            steps.close()
-        if rest is not None:
-            return AsyncRoutedStream(call, first, rest, request.asked.usage_wanted)
+                    if request.asked.streams:  # nothing is written yet, nor may a cancellation come between
+                        break
+                    wanted, reply = await in_thread(_advance, steps.send, reply)
+        except asyncio.CancelledError:
+            await in_thread(steps.close)
+            raise
+        if request.asked.streams:
+            _advance(steps.send, reply)
+            return AsyncRoutedStream(call, reply, request.asked.usage_wanted)
         return _with_decision(reply, call.decision)
 
     def feedback(self, decision: Any, reward: float, *, source: str = "caller") -> None:
@@ -175,95 +170,40 @@ class Ensemble:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self, prompt: Messages, asked: Asked) -> tuple[_Request, Call, Dispatcher]:
-        request = self._request(prompt, asked)
+    def _prepare(self, prompt: Messages, asked: Asked) -> tuple[Request, Call, Dispatcher]:
+        request, log = self._request(prompt, asked), self.log
         sender = self._parts.sender(request.terms.pool)
-        unavailable, call_id = sender.missing_keys(), uuid.uuid4().hex
+        unavailable = {} if asked.params.get("api_key") else sender.missing_keys()
+        call_id, draw = uuid.uuid4().hex, self._draw()
+
+        def decide(wishes: Wishes, tried: tuple[str, ...]) -> Decision:
+            return request.decide(
+                wishes, id=call_id, now=self._clock(), draw=draw, tried=tried, unavailable=unavailable
+            )
+
         call = Call(
             params=asked.sent,
+            answers=asked.answers,
             wishes=request.wishes,
             members=request.terms.members,
-            decide=lambda wishes, tried: self._decide(request, wishes, tried, unavailable, call_id),
-            record=lambda decision: self._record(request, decision),
-            log=self.log,
+            decide=decide,
+            record=lambda decision: request.record(decision, log),
+            log=log,
             clock=self._clock,
             on_answer=lambda decision, answer: self._score(request, decision, answer),
         )
         return request, call, sender
 
-    def _request(self, prompt: Messages, asked: Asked) -> _Request:
-        messages = text.as_messages(prompt)
-        terms = self._parts.terms
-        encoded = text.prompt_text(messages)
-        features = self.router.encoder.encode([encoded])
-        return _Request(
-            messages=messages,
-            encoded=encoded,
-            characters=text.count_characters(messages, asked.params),
-            features=features,
-            prediction=terms.prior.fill(self.router.head.predict(features)),
-            terms=terms,
-            asked=asked,
-            wishes=asked.wishes(terms.pool.defaults, text.needs(messages, asked.params)),
-            bound=None if asked.session is None else self._log_for("session").last_member(asked.session),
-        )
-
-    def _decide(
-        self,
-        request: _Request,
-        wishes: Wishes,
-        tried: tuple[str, ...] = (),
-        unavailable: Mapping[str, str] | None = None,
-        id: str | None = None,
-    ) -> Decision:
-        """Who is to answer; after a failure (``tried``) nothing is left to chance, since the propensity
-        that is logged is that of the first choice."""
-        terms, prediction = request.terms, request.prediction
-        expected = policy.expect(
-            prediction,
-            terms.pool,
-            np.array([request.characters]),
-            terms.characters_per_token,
-            request.asked.max_tokens,
-        )
-        context = policy.Context(
-            router_id=self.router.id,
-            measured=terms.prior.measured,
-            unavailable={**(unavailable or {}), **dict.fromkeys(tried, "failed a moment ago")},
-            bound=request.bound,
-            reason="fallback" if tried else "routed",
-            warnings=terms.pool.warnings,
-        )
-        [decision] = policy.decide(
-            prediction,
-            expected,
-            terms.pool,
-            replace(wishes, exploration=0.0) if tried else wishes,
-            np.array([0.0 if tried else self._draw()]),
-            [id or uuid.uuid4().hex],
-            now=self._clock(),
-            context=context,
-        )
-        return decision
+    def _request(self, prompt: Messages, asked: Asked) -> Request:
+        bound = None if asked.session is None else self._log_for("session").last_member(asked.session)
+        return Request.of(prompt, asked, self.router, self._parts.terms, bound)
 
     def _draw(self) -> float:
         if self._process != os.getpid():  # parent and child must not throw the same dice
             self._random, self._process = random.Random(), os.getpid()
         return self._random.random()
 
-    def _record(self, request: _Request, decision: Decision) -> None:
-        if self.log is not None:
-            self.log.record_decision(
-                decision,
-                members=request.terms.pool,
-                features=request.features[0],
-                encoder_sha256=self.router.encoder.sha256["encoder.onnx"],
-                text=request.encoded,
-                metadata=request.asked.metadata,
-                session=request.asked.session,
-            )
-
-    def _score(self, request: _Request, decision: Decision, answer: str) -> None:
+    def _score(self, request: Request, decision: Decision, answer: str) -> None:
         if self._scorer is None:
             return
         try:
@@ -281,27 +221,12 @@ class Ensemble:
         return log
 
 
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """One prompt as the parts need it."""
-
-    messages: list[dict[str, Any]]
-    encoded: str
-    characters: int
-    features: FloatArray  # (1, n_features)
-    prediction: Prediction  # (1, n_members) over the pool
-    terms: Terms
-    asked: Asked
-    wishes: Wishes
-    bound: str | None  # the member that the session keeps to
-
-
-def _advance(step: Callable[[Any], Any], value: Any) -> Any:
-    """What a generator wants next, None when it has ended: StopIteration can't leave a thread."""
+def _advance(step: Callable[[Any], Any], value: Any) -> tuple[Send | None, Any]:
+    """What a generator wants next, or what it returned: StopIteration can't leave a thread."""
     try:
-        return step(value)
-    except StopIteration:
-        return None
+        return step(value), None
+    except StopIteration as end:
+        return None, end.value
 
 
 def _with_decision(reply: Any, decision: Decision) -> Any:

@@ -15,6 +15,7 @@ from ensemble.errors import BundleError
 from ensemble.inference import Session, open_session
 from ensemble.records import FloatArray, Prediction
 
+INPUTS = ("features",)
 OUTPUTS = ("reward", "reward_std", "output_tokens", "output_tokens_p95")
 
 
@@ -28,12 +29,13 @@ class Head:
         """
         self.members = tuple(members)
         self._session: Session = open_session(graph, device="cpu")  # tiny: a GPU would only add copies
-        if tuple(self._session.outputs) != OUTPUTS:
+        inputs, outputs = self._session.inputs, self._session.outputs
+        if tuple(inputs) != INPUTS or tuple(outputs) != OUTPUTS:
             raise BundleError(
-                f"head.onnx should have the outputs {', '.join(OUTPUTS)}; found "
-                f"{', '.join(self._session.outputs)}. Train or fetch the bundle again."
+                f"head.onnx should have the input {', '.join(INPUTS)} and the outputs {', '.join(OUTPUTS)}; "
+                f"found {', '.join(inputs)} and {', '.join(outputs)}. Train or fetch the bundle again."
             )
-        n_rows = self._session.outputs["reward"][-1]
+        self.n_features, n_rows = inputs["features"][-1], outputs["reward"][-1]
         if n_rows != len(self.members):
             raise BundleError(
                 f"head.onnx holds {n_rows} members, the manifest names {len(self.members)}. "

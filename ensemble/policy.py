@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.errors import InputError, NoEligibleMemberError
-from ensemble.records import ABILITIES, Decision, FloatArray, Forecast, Member, Prediction, Wishes
+from ensemble.records import Decision, FloatArray, Forecast, Member, Prediction, Wishes
 
 VERSION = "1"
 Floats = npt.NDArray[np.float64]
@@ -79,11 +79,13 @@ def expect(
     characters: FloatArray,
     characters_per_token: FloatArray,
     max_tokens: int | None = None,
+    answers: int = 1,
 ) -> Expected:
     """Tokens, USD and seconds per prompt and member at the pool's prices.
 
     ``prediction`` in the pool's order; ``characters`` (n_prompts,) of everything that is sent;
-    ``characters_per_token`` (n_members,); ``max_tokens`` the caller's own limit on an answer.
+    ``characters_per_token`` (n_members,); ``max_tokens`` the caller's own limit on an answer, of which
+    ``answers`` are wanted and paid for.
     """
     limit = np.nan_to_num(offer.max_output_tokens, nan=math.inf)
     if max_tokens is not None:
@@ -92,7 +94,7 @@ def expect(
     output = np.minimum(prediction.output_tokens.astype(float), limit)
     output_p95 = np.minimum(prediction.output_tokens_p95.astype(float), limit)
     cost_in = input_tokens * offer.usd_per_million_input / 1e6
-    usd_out = offer.usd_per_million_output / 1e6
+    usd_out = answers * offer.usd_per_million_output / 1e6
     seconds = offer.first_token_s + output / offer.tokens_per_second
     return Expected(
         input_tokens, output, output_p95, cost_in + output * usd_out, cost_in + output_p95 * usd_out, seconds
@@ -139,7 +141,7 @@ def decide(
                 member=offer.names[chosen],
                 reason="session" if bound else context.reason,
                 propensity=float(chances[chosen]),
-                randomized=not bound,
+                randomized=not bound and context.reason == "routed",
                 forecasts=_forecasts(prediction, expected, value, chances, reasons, context.measured, i),
                 ranking=tuple(offer.names[m] for m in ranking),
                 input_tokens=float(expected.input_tokens[i, chosen]),
@@ -172,7 +174,7 @@ def probabilities(value: Floats, reward_std: Floats, ranking: npt.NDArray[np.int
         weights = np.array([0.5 * math.erfc(gap / math.sqrt(2)) for gap in gaps])
         if weights.sum() > 0:
             chances[rivals] = wishes.exploration * weights / weights.sum()
-    chances[best] = 1.0 - chances[rivals].sum()
+    chances[best] = max(0.0, 1.0 - chances[rivals].sum())  # rounding, where exploration is all but 1
     return chances
 
 
@@ -263,25 +265,3 @@ def _forecasts(
             prediction.members, *columns, known, reasons, strict=True
         )
     )
-
-
-def check_wishes(wishes: Wishes) -> Wishes:
-    """The wishes themselves, or InputError naming the one that is out of range."""
-    ranges: list[tuple[str, float | None, float, float]] = [
-        ("willingness_to_pay_usd", wishes.willingness_to_pay_usd, 0, math.inf),
-        ("usd_per_second", wishes.usd_per_second, 0, 1e9),
-        ("max_cost_usd", wishes.max_cost_usd, 0, 1e9),
-        ("max_latency_s", wishes.max_latency_s, 0, 1e9),
-        ("min_reward", wishes.min_reward, 0, 1),
-        ("exploration", wishes.exploration, 0, math.nextafter(1, 0)),
-    ]
-    for name, value, low, high in ranges:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and low <= value <= high):
-            raise InputError(f"{name}: expected a number from {low:g} to {high:g}, found {value!r}")
-    unknown = wishes.requires - set(ABILITIES)
-    if unknown:
-        raise InputError(
-            f"requires: expected some of {', '.join(ABILITIES)}, found {', '.join(sorted(unknown))}"
-        )
-    return wishes

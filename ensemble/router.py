@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemble import bundle as bundles
 from ensemble.encoder import Encoder
+from ensemble.errors import BundleError, InputError
 from ensemble.head import Head
 from ensemble.inference import Device
 from ensemble.records import Deployment, FloatArray, Member, Prediction
@@ -36,12 +37,25 @@ class Router:
         Raises BundleError for a folder that is not a bundle or was changed, MissingExtraError without
         onnxruntime.
         """
+        if folder is None and not default_folder().is_dir():
+            raise BundleError(
+                f"expected the router that comes with the library at {default_folder()}, found none there. "
+                "Install the library again, or name a router's folder of your own (ensemble train makes one)."
+            )
         bundle = bundles.load(default_folder() if folder is None else folder)
         head = Head(bundle.head, bundle.manifest.member_names)
-        return cls(bundle, Encoder.load(bundle.encoder_folder, device=device), head)
+        encoder = Encoder.load(bundle.encoder_folder, device=device)
+        if encoder.n_features != head.n_features:
+            raise BundleError(
+                f"the head at {bundle.folder} reads {head.n_features} features, its encoder makes "
+                f"{encoder.n_features}. Train or fetch the bundle again."
+            )
+        return cls(bundle, encoder, head)
 
     def features(self, texts: Sequence[str]) -> FloatArray:
-        """(n_prompts, n_features) float32 of what ``prompt_text`` makes of each text."""
+        """(n_prompts, n_features) float32 of what ``prompt_text`` makes of each text. Raises InputError."""
+        if isinstance(texts, str):
+            raise InputError("expected a sequence of texts, found one string. Pass [text] instead.")
         return self.encoder.encode([prompt_text(text) for text in texts])
 
     def predict(self, texts: Sequence[str]) -> Prediction:

@@ -16,11 +16,11 @@ WIDTH = 120  # columns where the output goes to a file or a pipe
 
 
 def console() -> Console:
-    """Standard output, wide enough for a table also where it is not a terminal."""
+    """Standard output, wide enough for a table also where it is not a terminal; brackets are no markup."""
     from rich.console import Console
 
-    shown = Console()
-    return shown if shown.is_terminal else Console(width=WIDTH)
+    shown = Console(markup=False, emoji=False)
+    return shown if shown.is_terminal else Console(width=WIDTH, markup=False, emoji=False)
 
 
 def decision_table(decision: Decision, warnings: Sequence[str] = ()) -> Table:

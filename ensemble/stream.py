@@ -6,84 +6,118 @@ rest is drawn in (the usage follows it), the outcome is written, and only then i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import contextlib
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from ensemble.dispatch import Usage, answer_of, ends, usage_of
-from ensemble.hops import Call
+from ensemble.dispatch import AsyncChunks, Chunks, Usage, answer_of, finishes, usage_of
+from ensemble.hops import CANCELLED, Call
 from ensemble.records import Decision
+
+CLOSED = "closed by the caller"
 
 
 class _Tally:
-    """What has come so far, and what may be passed on."""
+    """What has come so far, what may be passed on, and whether the end is written down. Thread-safe there."""
 
     def __init__(self, call: Call, usage_wanted: bool) -> None:
-        self.call, self._usage_wanted = call, usage_wanted
+        self._call, self._usage_wanted = call, usage_wanted
         self._answer: list[str] = []
-        self._held: list[Any] = []
         self._usage = Usage(None, None, None, None)
         self._first_token_s: float | None = None
-        self.closed = False
+        self._complete = False
+        self._ending, self._process = threading.Lock(), os.getpid()
+        self.held: deque[Any] = deque()  # to be handed over after the end is written down
+        self.ended = False
 
     def take(self, chunk: Any) -> bool:
         """Note a chunk; True if it may be passed on at once."""
-        text = answer_of(chunk)
+        text, usage = answer_of(chunk), usage_of(chunk)
         if text and self._first_token_s is None:
-            self._first_token_s = self.call.clock() - self.call.began
+            self._first_token_s = self._call.clock() - self._call.began
         self._answer.append(text)
-        usage = usage_of(chunk)
         if usage.input_tokens is not None or self._usage.model is None:
             self._usage = usage
-        if not self._held and not ends(chunk):
+        self._complete |= finishes(chunk)
+        if not self._complete:
             return True
-        only_usage = usage.input_tokens is not None and not text and not _finishes(chunk)
+        only_usage = usage.input_tokens is not None and not text and not finishes(chunk)
         if self._usage_wanted or not only_usage:
-            self._held.append(chunk)
+            self.held.append(chunk)
         return False
 
-    def finish(self) -> list[Any]:
-        """Write the outcome; returns the chunks held back."""
-        self.closed = True
-        self.call.finish(self._usage, "".join(self._answer), self._first_token_s)
-        return self._held
+    def check_deadline(self) -> None:
+        if self._call.left_s() == 0:
+            limit = self._call.wishes.max_latency_s
+            raise TimeoutError(f"the deadline has passed: max_latency_s is {limit:g}")
 
-    def break_off(self, error: BaseException | None) -> BaseException | None:
-        if self.closed:
-            return None
-        self.closed = True
-        return self.call.break_off(error, "".join(self._answer))
+    def finish(self) -> None:
+        """The stream has come to its end."""
+        if self._is_first():
+            self._call.finish(self._usage, "".join(self._answer), self._first_token_s)
 
+    def fail(self, error: Exception) -> None:
+        """Raises StreamBrokenError, unless the answer is complete and only its usage is missing."""
+        if self._complete:
+            self.finish()
+        elif self._is_first():
+            broken = self._call.break_off(error, "".join(self._answer), self._first_token_s)
+            raise broken or error from error
 
-def _finishes(chunk: Any) -> bool:
-    return any(getattr(choice, "finish_reason", None) for choice in chunk.choices)
+    def stop(self, why: str) -> None:
+        """The reader wants no more."""
+        if self._is_first():
+            self.held.clear()
+            self._call.break_off(why, "".join(self._answer), self._first_token_s)
+
+    def _is_first(self) -> bool:
+        """Whether nobody has ended this yet: not another thread, and not the process we were forked from."""
+        with self._ending:
+            first, self.ended = not self.ended and self._process == os.getpid(), True
+        return first
 
 
 class RoutedStream:
-    """litellm's chunks, with ``decision`` beside them. Closing it early is written down as such."""
+    """litellm's chunks, with ``decision`` beside them. A stream that its reader leaves, by ``close`` or by
+    dropping it, is written down as such, at an upper bound of its cost.
 
-    def __init__(self, call: Call, first: Any, rest: Iterator[Any], usage_wanted: bool) -> None:
+    Raises StreamBrokenError where the member fails, or the deadline passes, in the middle.
+    """
+
+    def __init__(self, call: Call, chunks: Chunks, usage_wanted: bool) -> None:
         self.decision: Decision = call.decision
-        self._tally = _Tally(call, usage_wanted)
-        self._chunks = self._run(first, rest)
-
-    def _run(self, first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-        try:
-            for chunk in _chain(first, rest):
-                if self._tally.take(chunk):
-                    yield chunk
-        except Exception as error:
-            raise self._tally.break_off(error) or error from error
-        yield from self._tally.finish()
+        self._chunks, self._tally = chunks, _Tally(call, usage_wanted)
+        self._leave = weakref.finalize(self, _leave, self._tally, chunks)
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        return next(self._chunks)
+        tally = self._tally
+        while not tally.ended:
+            try:
+                tally.check_deadline()
+                chunk = next(self._chunks)
+            except StopIteration:
+                tally.finish()
+            except Exception as error:
+                self._chunks.close()
+                tally.fail(error)
+            else:
+                if tally.take(chunk):
+                    return chunk
+        if not tally.held:
+            raise StopIteration
+        return tally.held.popleft()
 
     def close(self) -> None:
-        """Stop reading. What the rest would have cost is not known: an upper bound is written down."""
-        self._tally.break_off(None)
+        """Stop reading, and let the provider stop writing."""
+        self._leave()
 
     def __enter__(self) -> RoutedStream:
         return self
@@ -91,45 +125,68 @@ class RoutedStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
+
+def _leave(tally: _Tally, chunks: Chunks) -> None:
+    if not tally.ended:
+        tally.stop(CLOSED)
+        chunks.close()
 
 
 class AsyncRoutedStream:
-    """The same for ``async for``."""
+    """The same for ``async for``; what is written down is written in a thread."""
 
-    def __init__(self, call: Call, first: Any, rest: AsyncIterator[Any], usage_wanted: bool) -> None:
+    def __init__(self, call: Call, chunks: AsyncChunks, usage_wanted: bool) -> None:
         self.decision: Decision = call.decision
-        self._tally = _Tally(call, usage_wanted)
-        self._chunks = self._run(first, rest)
-
-    async def _run(self, first: Any, rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        try:
-            if first is not None and self._tally.take(first):
-                yield first
-            async for chunk in rest:
-                if self._tally.take(chunk):
-                    yield chunk
-        except Exception as error:
-            raise self._tally.break_off(error) or error from error
-        for chunk in self._tally.finish():
-            yield chunk
+        self._chunks, self._tally = chunks, _Tally(call, usage_wanted)
+        self._leave = weakref.finalize(self, self._tally.stop, CLOSED)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        return await self._chunks.__anext__()
+        tally = self._tally
+        while not tally.ended:
+            try:
+                tally.check_deadline()
+                chunk = await anext(self._chunks)
+            except StopAsyncIteration:
+                await in_thread(tally.finish)
+            except asyncio.CancelledError:
+                await self._stop(CANCELLED)
+                raise
+            except Exception as error:
+                await self._chunks.aclose()
+                await in_thread(tally.fail, error)
+            else:
+                if tally.take(chunk):
+                    return chunk
+        if not tally.held:
+            raise StopAsyncIteration
+        return tally.held.popleft()
 
     async def aclose(self) -> None:
-        """Stop reading; written down as in ``RoutedStream.close``."""
-        self._tally.break_off(None)
+        """Stop reading, and let the provider stop writing."""
+        if not self._tally.ended:
+            await self._stop(CLOSED)
 
-    def __del__(self) -> None:
-        self._tally.break_off(None)
+    async def __aenter__(self) -> AsyncRoutedStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _stop(self, why: str) -> None:
+        await in_thread(self._tally.stop, why)
+        await self._chunks.aclose()
 
 
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    if first is not None:
-        yield first
-    yield from rest
+async def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
+    """``asyncio.to_thread``, but a cancellation waits for the thread: nothing may go on behind our back."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        raise

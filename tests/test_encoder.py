@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_inference import small_graph
 
 from ensemble.encoder import Encoder
 from ensemble.errors import BundleError, InputError, MissingExtraError
+from test_inference import small_graph
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-w8"

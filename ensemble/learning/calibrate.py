@@ -32,9 +32,10 @@ def choose_shrinkage(
     depends on) by squared error.
     """
     cost_hat = _typical_cost(table, tokens_hat)
+    first = {s.own: k for k, s in reversed(list(enumerate(grid)))}
     own = max(
-        {s.own for s in grid},
-        key=lambda own: _mean_utility(reward_hat[next(k for k, s in enumerate(grid) if s.own == own)], cost_hat, table),
+        sorted(first, reverse=True),  # of equal ones the strongest
+        key=lambda own: _mean_utility(reward_hat[first[own]], cost_hat, table),
     )
     return min(
         (k for k, s in enumerate(grid) if s.own == own),
@@ -55,7 +56,8 @@ def dials(reward: FloatArray, cost_usd: FloatArray) -> list[float]:
 def _column_means(values: FloatArray) -> FloatArray:
     known = np.isfinite(values)
     counts = known.sum(axis=0)
-    return np.where(known, values, 0.0).sum(axis=0)[counts > 0] / counts[counts > 0]
+    means: FloatArray = np.where(known, values, 0.0).sum(axis=0)[counts > 0] / counts[counts > 0]
+    return means
 
 
 def _typical_cost(table: OutcomeTable, tokens_hat: FloatArray) -> FloatArray:
@@ -64,19 +66,33 @@ def _typical_cost(table: OutcomeTable, tokens_hat: FloatArray) -> FloatArray:
     n_known = np.maximum(known.sum(axis=0), 1)
     mean_usd = np.where(known, table.cost_usd, 0.0).sum(axis=0) / n_known
     mean_tokens = np.where(known, tokens_hat, 0.0).sum(axis=0) / n_known
-    return mean_usd * tokens_hat / np.maximum(mean_tokens, 1e-12)
+    usd: FloatArray = mean_usd * tokens_hat / np.maximum(mean_tokens, 1e-12)
+    return usd
 
 
 def _mean_utility(reward_hat: FloatArray, cost_hat: FloatArray, table: OutcomeTable) -> float:
-    """Mean over the dials of reward - USD / dial, where each prompt goes to its best observed member."""
-    rows = np.flatnonzero(table.observed.any(axis=1))
+    """Sum over the dials of the mean reward - USD / dial, each prompt going to its best observed member.
+
+    A prompt with one observed member, as in a log, goes to the best of all: where that is the one observed
+    it counts by its pair's weight (the self-normalized off-policy estimate), else not at all.
+    """
+    some = np.flatnonzero(table.observed.any(axis=1))
+    alone = table.observed.sum(axis=1) == 1
+    open_to = table.observed | alone[:, None]
+    weight = pair_weight(table)
     total = 0.0
     for dial in dials(table.reward, table.cost_usd):
-        value_hat = np.where(table.observed, reward_hat - cost_hat / dial, -np.inf)
-        chosen = value_hat[rows].argmax(axis=1)
-        usd = np.nan_to_num(table.cost_usd[rows, chosen])
-        total += float((table.reward[rows, chosen] - usd / dial).mean())
+        value = np.nan_to_num(table.reward) - np.nan_to_num(table.cost_usd) / dial
+        chosen = np.where(open_to, reward_hat - cost_hat / dial, -np.inf).argmax(axis=1)
+        for rows, weights in ((some[~alone[some]], np.ones(weight.shape)), (some[alone[some]], weight)):
+            got, counted = value[rows, chosen[rows]], weights[rows, chosen[rows]]
+            total += len(rows) / len(some) * _mean(got, counted)
     return total
+
+
+def _mean(values: FloatArray, weight: FloatArray) -> float:
+    """Weighted; 0 where nothing counts."""
+    return float((values * weight).sum() / max(float(weight.sum()), 1e-12))
 
 
 def reward_line(reward_hat: FloatArray, table: OutcomeTable) -> tuple[float, FloatArray]:
@@ -111,7 +127,8 @@ def token_scale(log_tokens_hat: FloatArray, table: OutcomeTable) -> tuple[FloatA
     if not known.any():
         return np.zeros(n_members), np.full(n_members, np.log(4.0))
     residual = np.where(known, np.log1p(table.output_tokens) - log_tokens_hat, np.nan)
-    tokens, tokens_hat = np.where(known, table.output_tokens, 0.0), np.where(known, np.exp(log_tokens_hat), 0.0)
+    tokens = np.where(known, table.output_tokens, 0.0)
+    tokens_hat = np.where(known, np.exp(log_tokens_hat), 0.0)
     log_mean = np.full(n_members, _log_ratio(tokens.sum(), tokens_hat.sum()))
     log_p95 = np.full(n_members, np.nanquantile(residual, 0.95))
     for m in np.flatnonzero(known.sum(axis=0) >= LEAST_PAIRS):
@@ -135,42 +152,60 @@ class Doubt:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Region x member cells: mean residual, its sampling variance, mean evidence; (n_cells,) each."""
+    """Region x member cells: mean residual and its sampling variance, (n_cells,); and of the pairs in them
+    the evidence and the cell, (n_pairs,)."""
 
     residual: FloatArray
     sampling: FloatArray
     evidence: FloatArray
+    cell: npt.NDArray[np.int64]
+
+    def doubt(self, half: float) -> FloatArray:
+        """Mean of 1 / sqrt(1 + evidence / half) over the pairs of each cell, (n_cells,)."""
+        return _cell_means(1 / np.sqrt(1 + self.evidence / half), self.cell)
+
+    @property
+    def noise(self) -> float:
+        """Variance of one outcome about its expectation."""
+        return float((self.sampling * np.bincount(self.cell)).mean())
 
 
 def cells(
     reward_hat: FloatArray, evidence: FloatArray, region: npt.NDArray[np.int64], table: OutcomeTable
 ) -> Cells:
     """Average over all prompts of a region, per member, so that an error of the *expectation* shows."""
-    rows: list[tuple[float, float, float]] = []
-    residual = table.reward - np.clip(reward_hat, 0, 1)
-    for k in np.unique(region):
-        for m in range(table.n_members):
-            here = np.flatnonzero((region == k) & table.observed[:, m])
-            if len(here) >= LEAST_CELL:
-                e = residual[here, m]
-                rows.append((e.mean(), e.var(ddof=1) / len(e), evidence[here, m].mean()))
-    return Cells(*(np.array(rows).reshape(-1, 3).T))
+    row, member = np.nonzero(table.observed)
+    code = region[row] * table.n_members + member
+    _, cell, count = np.unique(code, return_inverse=True, return_counts=True)
+    enough = (count >= LEAST_CELL)[cell]
+    row, member = row[enough], member[enough]
+    _, cell, count = np.unique(cell[enough], return_inverse=True, return_counts=True)
+    residual = table.reward[row, member].astype(float) - np.clip(reward_hat[row, member], 0, 1)
+    mean = _cell_means(residual, cell)
+    spread = _cell_means((residual - mean[cell]) ** 2, cell)
+    return Cells(mean, spread / np.maximum(count - 1, 1), evidence[row, member], cell)
+
+
+def _cell_means(values: FloatArray, cell: npt.NDArray[np.int64]) -> FloatArray:
+    return np.bincount(cell, values) / np.bincount(cell)
 
 
 def reward_doubt(*parts: Cells) -> Doubt:
     """Maximum likelihood for Gaussian cell residuals of variance reward_std**2 + sampling variance.
 
     ``parts`` come from ordinary folds (much evidence) and from folds that leave regions out (little);
-    each part counts the same.
+    each part counts the same. Errors are taken to be alike all over a cell, which errs on the wide side.
     """
+    parts = tuple(part for part in parts if len(part.residual))
+    noise = max((part.noise for part in parts), default=0.0)
+    prior_std = np.geomspace(0.01, 0.5, 80)
     best, doubt = np.inf, Doubt(0.25, 1.0)
-    for prior_std in np.geomspace(0.01, 0.5, 40):
-        for half in np.geomspace(0.01, 1e4, 61):
-            loss = 0.0
-            for part in parts:
-                if len(part.residual):
-                    variance = prior_std**2 / (1 + part.evidence / half) + part.sampling + 1e-9
-                    loss += float((np.log(variance) + part.residual**2 / variance).mean())
-            if loss < best:
-                best, doubt = loss, Doubt(float(prior_std), float(half))
+    for half in np.geomspace(0.01, 1e4, 61):
+        loss = np.zeros(len(prior_std))
+        for part in parts:
+            variance = np.outer(prior_std, part.doubt(half)) ** 2 + part.sampling + 1e-9
+            loss += (np.log(variance) + part.residual**2 / variance).mean(axis=1)
+        loss[prior_std**2 * half > noise] = np.inf  # one outcome tells at least what its own noise leaves
+        if loss.min() < best:
+            best, doubt = float(loss.min()), Doubt(float(prior_std[loss.argmin()]), float(half))
     return doubt

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.learning.clusters import k_means
 from ensemble.learning.fit import Fitted, Shrinkage, fit
 from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
@@ -21,7 +22,7 @@ Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # rows to fit on, ro
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """``reward`` (n_shrinkages, n_prompts, n_members); ``log_tokens`` and ``evidence`` (n_prompts, n_members)."""
+    """``reward`` (n_shrinkages, n_prompts, n_members); the others (n_prompts, n_members)."""
 
     reward: FloatArray
     log_tokens: FloatArray
@@ -47,16 +48,16 @@ def cross_fit(
     return OutOfFold(reward, log_tokens, evidence)
 
 
-def region_folds(features: FloatArray, *, n_folds: int, seed: int) -> tuple[npt.NDArray[np.int64], list[Fold]]:
+def region_folds(
+    features: FloatArray, *, n_folds: int, seed: int
+) -> tuple[npt.NDArray[np.int64], list[Fold]]:
     """Folds that each leave whole regions of the feature space out, to see predictions far from data.
 
     Returns the region of every prompt, (n_prompts,), and the folds.
     """
-    from sklearn.cluster import KMeans
-
     n_regions = int(np.clip(len(features) // 50, n_folds, 20))
-    region = KMeans(n_regions, random_state=seed, n_init=1).fit(features).labels_.astype(np.int64)
-    fold_of_region = np.random.default_rng(seed).permutation(n_regions) % n_folds
+    region = k_means(features, n_regions, seed)
+    fold_of_region = np.random.default_rng(seed).permutation(region.max() + 1) % n_folds
     fold = fold_of_region[region]
     return region, [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
 

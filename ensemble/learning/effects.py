@@ -15,18 +15,18 @@ import numpy as np
 
 from ensemble.records import FloatArray
 
-DIFFICULTY_RIDGE = 0.1  # in pairs: keeps the system solvable, too small to bias a well-observed prompt
+DIFFICULTY_RIDGE = 0.01  # in pairs: solvable always, and groups tied by ten pairs or more are told apart
 
 
 def two_way_effects(y: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """``y`` and ``weight`` (n_prompts, n_members), weight 0 where unobserved (``y`` may be NaN there).
+    """``y`` and ``weight`` (n_prompts, n_members); NaN in either, or a weight of 0, is an unobserved pair.
 
     Returns ``difficulty`` (n_prompts,), about zero on average, and ``ability`` (n_members,) in the
     units of y; a member never observed gets the mean ability of the others, and everyone 0 where
     nothing was observed. Solved exactly, by eliminating the difficulties.
     """
-    y = np.where(weight > 0, y, 0.0).astype(float)
-    weight = weight.astype(float)
+    known = (weight > 0) & ~np.isnan(y)
+    y, weight = np.where(known, y, 0.0).astype(float), np.where(known, weight, 0.0).astype(float)
     seen = weight.sum(axis=0) > 0
     ability = np.zeros(y.shape[1])
     if not seen.any():
@@ -39,3 +39,26 @@ def two_way_effects(y: FloatArray, weight: FloatArray) -> tuple[FloatArray, Floa
     ability[~seen] = ability[seen].mean()
     left = (weight * (y - ability)).sum(axis=1)
     return left / (weight.sum(axis=1) + DIFFICULTY_RIDGE), ability
+
+
+def member_part(
+    y: FloatArray, weight: FloatArray, ability: FloatArray, expected_difficulty: FloatArray
+) -> FloatArray:
+    """What an outcome says of its member alone, (n_prompts, n_members); 0 where unobserved.
+
+    ``expected_difficulty`` (n_prompts,) is what the features tell of each prompt; beyond it a prompt has a
+    difficulty of its own, which the *other* members' outcomes tell of. Their mean is taken off, shrunk as
+    in a random-effects model by n / (n + noise variance / prompt variance), n the number of others:
+    where all members are observed that leaves almost the plain difference from the others, and where a
+    member stands alone, as in a log, all of its deviation is its own.
+    """
+    seen = weight > 0
+    left = np.where(seen, np.nan_to_num(y) - ability - expected_difficulty[:, None], 0.0)
+    n, total = seen.sum(axis=1, keepdims=True), left.sum(axis=1, keepdims=True)
+    n_others, others = n - seen, total - left
+    n_pairs = float((n * (n - 1)).sum())
+    of_pairs = float((total**2).sum() - (left**2).sum())  # sums of products of two members' outcomes
+    prompt_variance = max(of_pairs / n_pairs, 0.0) if n_pairs else 0.0
+    noise_variance = max(float((left**2).sum()) / max(int(n.sum()), 1) - prompt_variance, 1e-9)
+    pull = prompt_variance / (n_others * prompt_variance + noise_variance)  # n / (n + ratio), over n
+    return np.where(seen, left - pull * others, 0.0)

@@ -6,18 +6,21 @@ The graph, with K landmarks, computes
     reward            = clip(attention @ reward_weights.T + reward_bias, 0, 1)
     output_tokens     = exp(attention @ token_weights.T + token_bias)
     output_tokens_p95 = output_tokens * exp(token_spread)
-    reward_std        = prior_std / sqrt(1 + exp(BREADTH * (likeness - full)) @ evidence_weights.T)
+    reward_std        = prior_std / sqrt(1 + exp(BREADTH * min(likeness - reach, 0)) @ evidence_weights.T)
 
 All that belongs to a member is one row of the initializer ``member_matrix``:
 
-    [reward_weights K | token_weights K | evidence_weights K | reward_bias | token_bias | token_spread | prior_std]
+    [reward_weights K | token_weights K | evidence_weights K
+     | reward_bias | token_bias | token_spread | prior_std]
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble.errors import MissingExtraError
 from ensemble.learning.fit import BREADTH
@@ -57,7 +60,7 @@ class HeadWeights:
         attention = trunk.attention(likeness)
         reward = np.clip(attention @ self.reward.T + self.reward_bias, 0, 1)
         tokens = np.exp(np.minimum(attention @ self.tokens.T + self.token_bias, MOST_LOG_TOKENS))
-        evidence = np.exp(BREADTH * (likeness - trunk.full_likeness)) @ self.evidence.T
+        evidence = np.exp(BREADTH * np.minimum(likeness - trunk.reach, 0)) @ self.evidence.T
         return reward, self.prior_std / np.sqrt(1 + evidence), tokens, tokens * np.exp(self.token_spread)
 
 
@@ -72,22 +75,33 @@ def build_graph(weights: HeadWeights) -> bytes:
     graph = _Graph()
     features = position = "features"
     if n_tasks:
-        logits = graph("Gemm", features, graph.constant("task_weights", trunk.task_weights),
-                       graph.constant("task_bias", trunk.task_bias))
+        logits = graph(
+            "Gemm",
+            features,
+            graph.constant("task_weights", trunk.task_weights),
+            graph.constant("task_bias", trunk.task_bias),
+        )
         guess = graph("Softmax", logits, axis=-1)
         scaled = graph("Mul", guess, graph.constant("task_weight", np.float32(TASK_WEIGHT)))
         position = graph("Concat", features, graph("Sqrt", scaled), axis=1)
     landmarks = graph.constant("landmarks", trunk.landmarks)
     likeness = graph("Gemm", position, landmarks, transB=1)
     attention = _attention(graph, likeness, trunk)
-    near = graph.scaled_exp(likeness, graph.constant("full_likeness", np.float32(trunk.full_likeness)), BREADTH)
+    reach = graph.constant("reach", np.float32(trunk.reach))
+    near = graph.scaled_exp(graph("Min", likeness, reach), reach, BREADTH)
 
     graph.constant("member_matrix", matrix)
     k = trunk.n_landmarks
     reward_w, token_w, evidence_w = (graph.columns("member_matrix", i * k, (i + 1) * k) for i in range(3))
     reward_b, token_b, spread, prior = (graph.column("member_matrix", 3 * k + i) for i in range(4))
     reward = graph("Gemm", attention, reward_w, reward_b, transB=1)
-    graph("Clip", reward, graph.constant("zero", np.float32(0)), graph.constant("one", np.float32(1)), to="reward")
+    graph(
+        "Clip",
+        reward,
+        graph.constant("zero", np.float32(0)),
+        graph.constant("one", np.float32(1)),
+        to="reward",
+    )
     log_tokens = graph("Gemm", attention, token_w, token_b, transB=1)
     most = graph.constant("most_log_tokens", np.float32(MOST_LOG_TOKENS))
     graph("Exp", graph("Min", log_tokens, most), to="output_tokens")
@@ -98,9 +112,13 @@ def build_graph(weights: HeadWeights) -> bytes:
     def info(name: str, width: int) -> onnx.ValueInfoProto:
         return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n_prompts", width])
 
-    outputs = [info(name, len(matrix)) for name in ("reward", "reward_std", "output_tokens", "output_tokens_p95")]
+    outputs = [
+        info(name, len(matrix)) for name in ("reward", "reward_std", "output_tokens", "output_tokens_p95")
+    ]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "head", [info("features", n_features)], outputs, graph.initializers),
+        onnx.helper.make_graph(
+            graph.nodes, "head", [info("features", n_features)], outputs, graph.initializers
+        ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="ensemble-router",
@@ -127,8 +145,8 @@ class _Graph:
         from onnx import helper, numpy_helper
 
         self._helper, self._numpy_helper = helper, numpy_helper
-        self.nodes: list[object] = []
-        self.initializers: list[object] = []
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
 
     def __call__(self, op: str, *inputs: str, to: str = "", outputs: int = 1, **attributes: object) -> str:
         first = to or f"{op.lower()}_{len(self.nodes)}"
@@ -136,7 +154,7 @@ class _Graph:
         self.nodes.append(self._helper.make_node(op, list(inputs), names, name=first, **attributes))
         return first
 
-    def constant(self, name: str, value: FloatArray | np.float32) -> str:
+    def constant(self, name: str, value: npt.NDArray[Any] | np.float32) -> str:
         self.initializers.append(self._numpy_helper.from_array(np.asarray(value), name))
         return name
 
@@ -156,6 +174,6 @@ class _Graph:
 
     def _bound(self, value: int) -> str:
         name = f"int_{value}"
-        if all(tensor.name != name for tensor in self.initializers):  # type: ignore[attr-defined]
-            self.constant(name, np.array([value], np.int64))  # type: ignore[arg-type]
+        if all(tensor.name != name for tensor in self.initializers):
+            self.constant(name, np.array([value], np.int64))
         return name

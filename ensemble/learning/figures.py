@@ -5,6 +5,7 @@ Used twice: at the end of a training run, for the manifest, and by ``ensemble ev
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
 
 OURS = "ours"
+LEAST_MEASURED = 20  # prompts held out, below which a figure says nothing
+OFTEN = 0.8  # share of a source's prompts
 LEAST_LEARNED = 100  # rows with every member, below which no other method is fitted beside ours
 Index = npt.NDArray[np.int64]
 
@@ -37,7 +40,8 @@ def compare(
     draws: int = 400,
 ) -> Report:
     """Ours and the baselines on ``held_out``; the baselines learn from ``learned``, the rows ours learned
-    from, an eighth of which chooses their settings. Members of the table that the head lacks are left out.
+    from, an eighth of which chooses their settings. Members of the table that the head lacks are left out;
+    where the table tells no cost at all, every answer counts as free.
     """
     known = [name for name in table.members if name in head.members]
     if len(known) < 2:
@@ -45,7 +49,7 @@ def compare(
             f"expected at least two of the router's members ({', '.join(head.members)}) in the table, "
             f"found {len(known)}. Evaluate on a table of the same members, or train on this one."
         )
-    table = table.with_members(known)
+    table = _priced(table.with_members(known))
     part, seen = table.subset(held_out), table.subset(learned)
     prediction = head.predict(features[held_out])
     columns = [head.members.index(name) for name in known]
@@ -97,15 +101,17 @@ def measure(
 ) -> dict[str, Any]:
     """The manifest's figures: per source table, the comparison on the prompts held out of it.
 
-    A source's members are those seen on most of its prompts: rarer ones would empty the comparison.
+    A source's members are those seen on most of its prompts: rarer ones would empty the comparison. Sources
+    with fewer than two of them, or fewer than LEAST_MEASURED prompts that all of them answered, are left out.
     """
     figures = {}
     source = np.array(table.source)
     for name in dict.fromkeys(table.source):
-        here = table.subset(held_out[source[held_out] == name])
-        share = here.observed.mean(axis=0) if here.n_prompts else np.zeros(table.n_members)
-        members = [m for m, s in zip(table.members, share, strict=True) if s > 0.8]
-        if len(members) < 2:
+        here = _priced(table.subset(held_out[source[held_out] == name]))
+        usable = here.observed & np.isfinite(here.cost_usd)
+        often = usable.sum(axis=0) > OFTEN * here.n_prompts
+        members = [m for m, seen in zip(table.members, often, strict=True) if seen]
+        if len(members) < 2 or usable[:, often].all(axis=1).sum() < LEAST_MEASURED:
             continue
         report = compare(
             head,
@@ -121,9 +127,19 @@ def measure(
     return figures
 
 
+def _priced(table: OutcomeTable) -> OutcomeTable:
+    """The table, with every cost 0 where it tells none at all."""
+    if np.isfinite(table.cost_usd).any():
+        return table
+    return dataclasses.replace(table, cost_usd=np.zeros_like(table.cost_usd))
+
+
 def _short(report: Report) -> dict[str, Any]:
     def rounded(value: float | None) -> float | None:
         return None if value is None else round(value, 4)
+
+    def interval(bounds: tuple[float, float] | None) -> list[float | None] | None:
+        return None if bounds is None else [rounded(bound) for bound in bounds]
 
     return {
         "n_prompts": report.n_prompts,
@@ -138,6 +154,7 @@ def _short(report: Report) -> dict[str, Any]:
                 "saving": rounded(s.saving),
                 "brier": rounded(s.brier),
                 "calibration_error": rounded(s.calibration_error),
+                "aiq_behind": interval(s.aiq_behind),
             }
             for s in report.scores
         },

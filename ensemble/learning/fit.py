@@ -16,22 +16,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from ensemble.learning.effects import two_way_effects
+from ensemble.learning.effects import member_part, two_way_effects
 from ensemble.learning.split import normalize
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import Trunk, fit_trunk
 from ensemble.records import FloatArray
 
 MOST_WEIGHT = 20.0  # of a pair observed with a small propensity; beyond it variance outweighs bias
-BREADTH = 5.0  # how fast a pair's worth as evidence falls with distance; wider than attention
+BREADTH = 20.0  # how fast a pair's worth as evidence falls with distance
 TOKEN_SHRINKAGE = (0.3, 3.0)  # shared, own
 USUAL_TOKENS = 256.0  # where no table tells
 
 
 @dataclass(frozen=True)
 class Shrinkage:
-    """Ridge penalties in units of attention mass: ``shared`` on the difficulty, ``own`` on the differences."""
+    """Ridge penalties in units of attention mass: ``shared`` for the difficulty, ``own`` for differences."""
 
     shared: float
     own: float
@@ -61,8 +62,10 @@ class Fitted:
     support: FloatArray
 
     def evidence(self, likeness: FloatArray) -> FloatArray:
-        """How many pairs of each member lie about as near as a prompt does to itself, (n_prompts, n_members)."""
-        return np.exp(BREADTH * (likeness - self.trunk.full_likeness)) @ self.support.T
+        """How many pairs of each member lie as near as prompts do to their landmark, (n_prompts, n_members);
+        those farther off count less."""
+        nearness: FloatArray = np.exp(BREADTH * np.minimum(likeness - self.trunk.reach, 0))
+        return nearness @ self.support.T
 
 
 def fit(features: FloatArray, table: OutcomeTable, shrinkages: Sequence[Shrinkage], seed: int) -> Fitted:
@@ -95,15 +98,17 @@ def _fit_rows(
     attention: FloatArray, y: FloatArray, weight: FloatArray, shrinkages: Sequence[Shrinkage]
 ) -> tuple[Rows, ...]:
     difficulty, ability = two_way_effects(y, weight)
-    rest = np.where(weight > 0, y - ability - difficulty[:, None], 0.0)
-    seen = weight.sum(axis=1) > 0
-    shared = _ridge(
-        attention[seen], difficulty[seen], np.ones(int(seen.sum())), [s.shared for s in shrinkages]
-    )
-    own = np.stack(
-        [_ridge(attention, rest[:, m], weight[:, m], [s.own for s in shrinkages]) for m in range(y.shape[1])]
-    )  # (n_members, n_shrinkages, n_landmarks)
-    return tuple(Rows(own[:, k] + shared[k], ability) for k in range(len(shrinkages)))
+    counted = weight.sum(axis=1) / weight.max(initial=1.0)
+    shared = _ridge(attention, difficulty[:, None], np.minimum(counted, 1.0), [s.shared for s in shrinkages])[
+        :, 0
+    ]
+    rest = member_part(y, weight, ability, attention @ shared[0])
+    own = np.zeros((len(shrinkages), y.shape[1], attention.shape[1]))
+    patterns, pattern_of = np.unique(weight, axis=1, return_inverse=True)
+    for p, pattern in enumerate(patterns.T):  # members seen on the same prompts share one factorization
+        columns = np.flatnonzero(pattern_of == p)
+        own[:, columns] = _ridge(attention, rest[:, columns], pattern, [s.own for s in shrinkages])
+    return tuple(Rows(own[k] + shared[k], ability) for k in range(len(shrinkages)))
 
 
 def _fit_token_rows(attention: FloatArray, log_tokens: FloatArray, weight: FloatArray) -> Rows:
@@ -115,18 +120,20 @@ def _fit_token_rows(attention: FloatArray, log_tokens: FloatArray, weight: Float
 
 
 def _ridge(x: FloatArray, y: FloatArray, weight: FloatArray, penalties: Sequence[float]) -> FloatArray:
-    """Weighted ridge without intercept for several penalties at once: (n_penalties, n_landmarks)."""
+    """Weighted ridges without intercept, for several targets and penalties at once.
+
+    ``x`` (n_prompts, n_landmarks), ``y`` (n_prompts, n_targets), ``weight`` (n_prompts,)
+    -> (n_penalties, n_targets, n_landmarks).
+    """
     used = weight > 0
-    x, y, root = x[used], y[used], np.sqrt(weight[used])
-    x = x * root[:, None]
-    gram, right = x.T @ x, x.T @ (y * root)
-    solved: dict[float, FloatArray] = {}
-    for penalty in set(penalties):
-        solved[penalty] = np.linalg.solve(gram + penalty * np.eye(len(gram)), right)
+    root = np.sqrt(weight[used])[:, None]
+    x, y = x[used] * root, y[used] * root
+    gram, right = x.T @ x, x.T @ y
+    solved = {p: np.linalg.solve(gram + p * np.eye(len(gram)), right).T for p in set(penalties)}
     return np.stack([solved[penalty] for penalty in penalties])
 
 
-def _support(likeness: FloatArray, observed: FloatArray) -> FloatArray:
+def _support(likeness: FloatArray, observed: npt.NDArray[np.bool_]) -> FloatArray:
     nearest = likeness.argmax(axis=1)
     support = np.zeros((observed.shape[1], likeness.shape[1]))
     np.add.at(support.T, nearest, observed.astype(float))

@@ -1,17 +1,18 @@
 """An outcome table in, a router's folder out: the training run, from the first step to the last.
 
-    read -> group near-duplicates -> hold a fifth out -> features
-         -> cross-fit, choose the shrinkage, calibrate      (out of fold, on the other four fifths)
-         -> fit on all four fifths -> export, check parity
-         -> measure once on the fifth held out -> manifest, card
+read -> group near-duplicates -> hold a fifth out -> features
+     -> cross-fit, choose the shrinkage, calibrate      (out of fold, on the other four fifths)
+     -> fit on all four fifths -> export, check parity
+     -> measure once on the fifth held out -> manifest, card
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import hashlib
 import os
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def train(
     *,
     features: FloatArray | None = None,
     kinds: Mapping[str, Kind] | None = None,
+    retired: Mapping[str, datetime.date] | None = None,
     seed: int = 0,
+    created: datetime.date | None = None,
     cache_folder: str | os.PathLike[str] | None = None,
     progress: bool = False,
     on_step: Step = lambda _: None,
@@ -69,13 +72,16 @@ def train(
     """Train a router and write its bundle to ``out``.
 
     ``features`` (n_prompts, n_features), where they are at hand already (a log's). ``kinds`` says which
-    members are tuned or specialist (frontier else). The fifth of the prompts held
-    out is drawn by ``seed`` with near-duplicates kept together and is measured on once, at the end; it
-    is never refitted on, so the figures are those of the router that is written.
+    members are tuned or specialist (frontier else), ``retired`` when a member's provider withdraws it;
+    ``created`` is written into the manifest, ``None`` for today. The fifth of the prompts held out is
+    drawn by ``seed`` with near-duplicates kept together and is measured on once, at the end; it is never
+    refitted on, so the figures are those of the router that is written. On one machine the same table
+    and seed give the same head, bit for bit.
 
-    Raises TableError for a table too small or broken, EnsembleError where the exported head disagrees
-    with what was fitted, MissingExtraError without the extra ``train``.
+    Raises TableError for a table too small or broken, BundleError where ``out`` is taken, EnsembleError
+    where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``.
     """
+    place = bundles.check_place(out)
     on_step(f"{table.n_prompts:,} prompts, {table.n_members} members, {table.n_pairs:,} pairs")
     groups = near_duplicates(table.prompts)
     parts = split(groups, fractions=(1 - HELD_OUT, 0.0, HELD_OUT), seed=seed)
@@ -85,17 +91,22 @@ def train(
         texts = [prompt_text(prompt) for prompt in table.prompts]
         features = featurize(encoder, texts, cache_folder=cache_folder, progress=progress)
     weights, recipe = fit_head(
-        features[learned], table.subset(learned), groups[learned], seed=seed, progress=progress, on_step=on_step
+        features[learned],
+        table.subset(learned),
+        groups[learned],
+        seed=seed,
+        progress=progress,
+        on_step=on_step,
     )
     graph = build_graph(weights)
     head = Head(graph, table.members)
     _check_parity(weights, head, features)
     on_step(f"measuring on {len(parts.test):,} prompts held out")
     figures = measure(head, features, table, groups, learned=learned, held_out=parts.test, seed=seed)
-    salt = secrets.token_hex(8)
+    salt = _salt(table, seed)
     manifest = bundles.Manifest(
-        name=Path(out).name,
-        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        name=place.name,
+        created=(created or datetime.datetime.now(datetime.UTC).date()).isoformat(),
         encoder_id=encoder.id,
         encoder_sha256=dict(encoder.sha256),
         members=_notes(table, learned, kinds or {}),
@@ -105,9 +116,8 @@ def train(
         salt=salt,
         learned_from=frozenset(prompt_key(table.prompts[i], salt) for i in learned),
     )
-    folder = bundles.save(
-        out, manifest, head=graph, card=write_card(manifest, table), encoder_folder=encoder_folder
-    )
+    card = write_card(manifest, table, learned=learned, held_out=parts.test, retired=retired or {})
+    folder = bundles.save(place, manifest, head=graph, card=card, encoder_folder=encoder_folder)
     return Trained(folder, figures)
 
 
@@ -166,6 +176,14 @@ def fit_head(
     return weights, recipe
 
 
+def _salt(table: OutcomeTable, seed: int) -> str:
+    """One per training set and seed, so that no two bundles of different sets hash a prompt alike."""
+    digest = hashlib.blake2b(f"{seed}".encode(), digest_size=8)
+    for prompt in sorted(set(table.prompts)):
+        digest.update(hashlib.blake2b(prompt.encode("utf-8", "surrogatepass")).digest())
+    return digest.hexdigest()
+
+
 def _check_parity(weights: HeadWeights, head: Head, features: FloatArray) -> None:
     sample = features[:: max(1, len(features) // 2000)]
     served = head.predict(sample)
@@ -211,23 +229,15 @@ def _price(usd_per_million: float) -> float | None:
     return round(float(usd_per_million), 6) if np.isfinite(usd_per_million) else None
 
 
-class _bar:
-    """A progress bar on stderr, or nothing; entering gives the function that advances it."""
+@contextlib.contextmanager
+def _bar(shown: bool, total: int, label: str) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, or nothing; gives the function that advances it."""
+    if not shown:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    def __init__(self, shown: bool, total: int, label: str) -> None:
-        self._shown, self._total, self._label = shown, total, label
-
-    def __enter__(self) -> Callable[[], None]:
-        if not self._shown:
-            return lambda: None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._progress = Progress(console=Console(stderr=True), transient=True)
-        self._progress.start()
-        task = self._progress.add_task(self._label, total=self._total)
-        return lambda: self._progress.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            self._progress.stop()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda: bar.advance(task)

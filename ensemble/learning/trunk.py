@@ -13,6 +13,8 @@ that attention falls to zero without a step. Everything a member is worth is lin
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.errors import MissingExtraError
+from ensemble.learning.clusters import k_means, means, nearest
 from ensemble.records import FloatArray
 
 SHARPNESS = 10.0
@@ -27,28 +30,27 @@ NEIGHBOURHOOD = 0.2  # share of the landmarks a prompt attends to
 TASK_WEIGHT = 0.4
 MOST_LANDMARKS = 1024
 PROMPTS_PER_LANDMARK = 8
+MOST_TASKS = 100  # the commonest are guessed at ...
+LEAST_OF_TASK = 10  # ... and only those with so many prompts: a label per prompt is no task
 LEAST_CROWD = 3  # different texts a landmark is the mean of: it stands for a crowd, not for a prompt
 
 
 @dataclass(frozen=True, eq=False)
 class Trunk:
     """``landmarks`` (n_landmarks, n_features + n_tasks), ``sizes`` (n_landmarks,) prompts each stands for,
-    ``task_weights`` (n_features, n_tasks) and ``task_bias`` (n_tasks,) of the task guess; n_tasks may be 0."""
+    ``task_weights`` (n_features, n_tasks) and ``task_bias`` (n_tasks,) of the task guess; n_tasks may be 0.
+    ``n_near`` landmarks are attended to; ``reach`` is the usual likeness of a prompt to its nearest one."""
 
     landmarks: FloatArray
     sizes: FloatArray
     task_weights: FloatArray
     task_bias: FloatArray
     n_near: int
+    reach: float
 
     @property
     def n_landmarks(self) -> int:
         return len(self.landmarks)
-
-    @property
-    def full_likeness(self) -> float:
-        """Likeness of a prompt to itself: 1, plus the task guess's share."""
-        return 1.0 + (TASK_WEIGHT if self.task_bias.size else 0.0)
 
     def likeness(self, features: FloatArray) -> FloatArray:
         """(n_prompts, n_features) of unit length -> (n_prompts, n_landmarks)."""
@@ -60,7 +62,8 @@ class Trunk:
         far = np.partition(likeness, -self.n_near, axis=1)[:, [-self.n_near]]
         near = np.exp(SHARPNESS * (likeness - best)) - np.exp(SHARPNESS * (far - best))
         weight = self.sizes * np.maximum(near, 0)
-        return weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+        shares: FloatArray = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+        return shares
 
 
 def fit_trunk(
@@ -75,7 +78,8 @@ def fit_trunk(
     task_weights, task_bias = _fit_task_guess(features, tasks)
     landmarks, sizes = _place(_position(features, task_weights, task_bias), texts, seed)
     n_near = min(len(sizes), max(2, round(NEIGHBOURHOOD * len(sizes))))
-    return Trunk(landmarks, sizes, task_weights, task_bias, n_near)
+    trunk = Trunk(landmarks, sizes, task_weights, task_bias, n_near, reach=0.0)
+    return dataclasses.replace(trunk, reach=float(np.median(trunk.likeness(features).max(axis=1))))
 
 
 def _place(
@@ -86,42 +90,35 @@ def _place(
     k-means leaves outliers clusters of their own; those below LEAST_CROWD texts are dropped and their
     prompts go to the next landmark, so that no prompt can be read off the trunk.
     """
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-    except ImportError as missing:
-        raise MissingExtraError("sklearn", "train", "training a router") from missing
     n_clusters = int(np.clip(len(position) // PROMPTS_PER_LANDMARK, 1, MOST_LANDMARKS))
-    # Drawn at random: k-means++ would take longer than all the rest of a training run.
-    clusters = MiniBatchKMeans(
-        n_clusters, init="random", random_state=seed, n_init=1, batch_size=4096, max_iter=50
-    ).fit(position)
-    crowd = _distinct(clusters.labels_, texts, n_clusters) >= LEAST_CROWD
-    if not crowd.any():
-        crowd[0] = True  # fewer prompts than make two crowds: one landmark for all
-    centres = clusters.cluster_centers_[crowd]
-    nearest = (position @ centres.T - (centres**2).sum(axis=1) / 2).argmax(axis=1)
-    sizes = np.bincount(nearest, minlength=len(centres)).astype(float)
-    sums = np.zeros(centres.shape)
-    np.add.at(sums, nearest, position)  # their own means: k-means' are running ones, or a prompt drawn last
-    return (sums / sizes[:, None]).astype(np.float32), sizes.astype(np.float32)
+    labels = k_means(position, n_clusters, seed)
+    crowd = _distinct(labels, texts) >= LEAST_CROWD
+    if crowd.any():
+        labels = nearest(position, means(position, labels)[crowd])
+    else:  # fewer prompts than make a crowd anywhere: one landmark for all
+        labels = np.zeros(len(position), np.int64)
+    return means(position, labels).astype(np.float32), np.bincount(labels).astype(np.float32)
 
 
-def _distinct(labels: npt.NDArray[np.int64], texts: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
-    """How many different texts carry each of the labels 0 to n - 1."""
-    pairs = np.unique(np.stack([labels.astype(np.int64), texts]), axis=1)
-    return np.bincount(pairs[0], minlength=n)
+def _distinct(labels: npt.NDArray[np.int64], texts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many different texts each cluster holds, (n_clusters,)."""
+    clusters = np.unique(np.stack([labels, texts]), axis=1)[0]
+    return np.bincount(clusters, minlength=int(labels.max()) + 1)
 
 
 def _fit_task_guess(
     features: FloatArray, tasks: Sequence[str | None]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    from sklearn.linear_model import LogisticRegression
-
-    known = np.array([task is not None for task in tasks])
-    labels = np.array([task for task in tasks if task is not None])
-    names, counts = np.unique(labels, return_counts=True)
-    if len(names) < 2 or counts.max() < 2:
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as missing:
+        raise MissingExtraError("sklearn", "train", "training a router") from missing
+    common = Counter(task for task in tasks if task is not None).most_common(MOST_TASKS)
+    names = [task for task, count in common if count >= LEAST_OF_TASK]
+    if len(names) < 2:
         return np.zeros((features.shape[1], 0), np.float32), np.zeros(0, np.float32)
+    known = np.array([task in names for task in tasks])
+    labels = np.array([task for task in tasks if task in names])
     guess = LogisticRegression(C=3.0, max_iter=200).fit(features[known], labels)
     weights, bias = guess.coef_.T, guess.intercept_
     if len(names) == 2:  # scikit-learn keeps one column for two classes; a softmax wants both

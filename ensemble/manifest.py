@@ -1,0 +1,142 @@
+"""What does a router say of itself? The contents of its manifest.json, written and read with care."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from ensemble.errors import BundleError
+from ensemble.records import Kind
+
+FORMAT = 1
+MANIFEST, HEAD, CARD = "manifest.json", "head.onnx", "CARD.md"
+FILES = (HEAD, CARD)
+ENCODER_FILES = ("encoder.onnx", "tokenizer.json")  # what fixes the features
+
+# Written steps from an older format's manifest to the next, by the format they start from.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+@dataclass(frozen=True)
+class MemberNote:
+    """What the training run learned of a member beside its row in the head.
+
+    ``characters_per_token`` turns a prompt's length into input tokens; the prices, USD per million
+    tokens, are those its costs were measured at; ``None`` where the table didn't tell.
+    """
+
+    name: str
+    n_prompts: int
+    mean_reward: float
+    characters_per_token: float = 4.0
+    kind: Kind = "frontier"
+    usd_per_million_input: float | None = None
+    usd_per_million_output: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``members`` in the head's row order; ``learned_from`` holds the salted hashes of every prompt that
+    was learned or chosen from (``salt``), so that an evaluation can leave them out."""
+
+    name: str
+    created: str  # ISO date
+    encoder_id: str
+    encoder_sha256: Mapping[str, str]
+    members: tuple[MemberNote, ...]
+    recipe: Mapping[str, Any]
+    seed: int
+    figures: Mapping[str, Any]
+    salt: str = ""
+    learned_from: frozenset[str] = field(default=frozenset(), repr=False)
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    def as_json(self) -> bytes:
+        """What ``parse`` reads. Raises ValueError for a figure that is not finite."""
+        plain = dataclasses.asdict(self) | {"learned_from": sorted(self.learned_from)}
+        return (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode()
+
+
+def parse(raw: bytes, where: Path) -> Manifest:
+    """Read what stands in the file ``where``. Raises BundleError for anything that is not a manifest."""
+    try:
+        plain = json.loads(raw, parse_constant=_no_number)
+        version = plain["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{where} is no router's manifest ({error!r}). Fetch or train it again.") from error
+    if type(version) is not int or version > FORMAT or (version < FORMAT and version not in UPGRADES):
+        raise BundleError(
+            f"{where} has format {version!r}; this version of ensemble-router reads up to {FORMAT}. "
+            "Upgrade with: pip install -U ensemble-router"
+        )
+    try:
+        while plain["format"] < FORMAT:
+            plain = UPGRADES[plain["format"]](plain)
+        return _manifest(plain)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{where} does not hold a manifest of format {FORMAT}: {error}. Fetch or train the router again."
+        ) from error
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+_TYPES: dict[str, type] = {
+    "name": str,
+    "created": str,
+    "encoder_id": str,
+    "encoder_sha256": dict,
+    "members": list,
+    "recipe": dict,
+    "seed": int,
+    "figures": dict,
+    "salt": str,
+    "learned_from": list,
+    "files": dict,
+}
+
+
+def _manifest(plain: dict[str, Any]) -> Manifest:
+    """Raises KeyError, TypeError or ValueError for what is no manifest of this format."""
+    for name, expected in _TYPES.items():
+        if not isinstance(plain[name], expected):
+            raise TypeError(f"{name} should be of type {expected.__name__}, found {str(plain[name])[:80]!r}")
+    texts = [*plain["learned_from"], *plain["files"].values(), *plain["encoder_sha256"].values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("learned_from, files and encoder_sha256 should hold texts only")
+    members = tuple(_note(note) for note in plain["members"])
+    manifest = Manifest(**plain | {"members": members, "learned_from": frozenset(plain["learned_from"])})
+    missing = [name for name in FILES if name not in manifest.files]
+    missing += [name for name in ENCODER_FILES if name not in manifest.encoder_sha256]
+    if missing:
+        raise ValueError(f"no SHA-256 of {', '.join(missing)}")
+    if not members or len(set(manifest.member_names)) < len(members):
+        raise ValueError("expected members with names of their own")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", manifest.encoder_id):
+        raise ValueError(f"encoder_id {manifest.encoder_id[:80]!r} is not a plain name")
+    return manifest
+
+
+def _note(plain: dict[str, Any]) -> MemberNote:
+    note = MemberNote(**plain)
+    prices = [p for p in (note.usd_per_million_input, note.usd_per_million_output) if p is not None]
+    amounts = [note.n_prompts, note.mean_reward, note.characters_per_token, *prices]
+    sound = all(type(amount) in (int, float) and 0 <= amount < math.inf for amount in amounts)
+    if not (isinstance(note.name, str) and note.name and note.kind in get_args(Kind) and sound):
+        raise ValueError(f"not what is known of a member: {str(plain)[:300]}")
+    if note.characters_per_token <= 0:
+        raise ValueError(f"characters_per_token of {note.name!r} should be above 0")
+    return note

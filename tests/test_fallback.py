@@ -1,0 +1,218 @@
+"""Members that fail: who takes over, what that costs, when it is given up, and what is said of it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensemble.errors import CallFailedError
+from local_provider import Fail, Raw, Reset, Say
+from serving_cases import (
+    CHEAP,
+    DEAR,
+    KEY,
+    MEMBERS,
+    MIDDLE,
+    PRICES,
+    QUIET,
+    Line,
+    open_line,
+    said,
+    text_of,
+    usd,
+)
+
+pytestmark = QUIET
+SLOW_S = 20.0  # longer than any of these tests may take
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    with open_line(tmp_path) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("failure", "error", "billed"),
+    [
+        (Fail(429), "RateLimitError", False),
+        (Fail(500), "InternalServerError", False),
+        (Fail(503), "ServiceUnavailableError", False),
+        (Fail(401), "AuthenticationError", False),
+        (Fail(400), "BadRequestError", False),
+        (Fail(404), "NotFoundError", False),
+        (Raw("<html>", 502, "text/html"), "BadGatewayError", False),
+        (Reset(), "InternalServerError", True),
+        (Raw(), ("InternalServerError", "NoAnswerError"), True),
+        (Raw('{"choices": [], "object": "chat.completion"}'), "NoAnswerError", True),
+        (Say("x", delay_s=SLOW_S), "Timeout", True),
+    ],
+)
+def test_a_failure_goes_to_the_next_best(
+    line: Line, failure: Any, error: Any, billed: bool, stream: bool
+) -> None:
+    line.provider.behave(CHEAP, failure)
+    limits = {"timeout": 0.3} if isinstance(failure, Say) else {}
+    reply = line.ask(stream=stream, max_tokens=100, **limits)
+    assert (text_of(reply) if stream else said(reply)) == f"Oslo, says {MIDDLE}."
+    assert line.asked == [CHEAP, MIDDLE]
+    wanted = error if isinstance(error, str) else error[stream]
+    assert line.attempts(reply) == [(CHEAP, "routed", wanted), (MIDDLE, "fallback", None)]
+    row = line.row(reply)
+    assert (row["chosen_member"], row["propensity"]) == (CHEAP, 1.0)  # what was drawn, not what served
+    assert (row["served_member"], row["served_reason"], row["error"]) == (MIDDLE, "fallback", None)
+    assert (reply.decision.member, reply.decision.reason, reply.decision.randomized) == (
+        MIDDLE,
+        "fallback",
+        False,
+    )
+    assert reply.decision[CHEAP].ineligible_because == "failed a moment ago"
+    failed, served = row["attempts"]
+    assert failed["cost_is_estimated"] == row["cost_is_estimated"] == billed
+    assert failed["cost_usd"] == pytest.approx(
+        usd(CHEAP, row["estimated_input_tokens"], 100) if billed else 0
+    )
+    last = line.provider.requests[-1]
+    assert served["cost_usd"] == pytest.approx(
+        usd(MIDDLE, last["input_tokens"], last["output_tokens"]), abs=1e-12
+    )
+    assert row["cost_usd"] == pytest.approx(failed["cost_usd"] + served["cost_usd"], abs=1e-12)
+
+
+def test_all_that_failed_are_listed_in_the_order_of_the_attempts(line: Line) -> None:
+    for name, status in zip(MEMBERS, (429, 500, 503), strict=True):
+        line.provider.behave(name, Fail(status, f"out of order: {status}"))
+    with pytest.raises(CallFailedError) as caught:
+        line.ask(metadata={"user": "a"})
+    assert list(caught.value.failures) == [CHEAP, MIDDLE, DEAR]
+    for name, status in zip(MEMBERS, (429, 500, 503), strict=True):
+        assert f"{name}: " in str(caught.value) and f"out of order: {status}" in caught.value.failures[name]
+    row = line.row(caught.value)
+    assert caught.value.decision_id in str(caught.value)
+    assert (row["served_member"], row["error"], row["cost_usd"]) == (None, "3 member(s) failed", 0)
+    assert [attempt["number"] for attempt in row["attempts"]] == [1, 2, 3]
+    assert row["metadata"] == {"user": "a"}
+
+
+def test_refused_keys_are_called_by_their_name(line: Line) -> None:
+    for name in MEMBERS:
+        line.provider.behave(name, Fail(401, "who are you"))
+    with pytest.raises(CallFailedError, match=r"Check the members' API keys\.$"):
+        line.ask()
+
+
+def test_the_wishes_bind_whoever_takes_over(line: Line) -> None:
+    line.provider.behave(CHEAP, Fail(500))
+    reply = line.ask(exclude=[MIDDLE])
+    assert line.attempts(reply) == [(CHEAP, "routed", "InternalServerError"), (DEAR, "fallback", None)]
+    with pytest.raises(CallFailedError) as caught:
+        line.ask(members=[CHEAP])
+    assert list(caught.value.failures) == [CHEAP]
+
+
+def test_what_a_failure_may_have_cost_counts_against_the_cap(line: Line) -> None:
+    line.provider.behave(CHEAP, Reset())
+    with pytest.raises(CallFailedError) as caught:  # all of the cap may be gone, so nobody is asked
+        line.ask(max_cost_usd=0.005)
+    assert list(caught.value.failures) == [CHEAP]
+    assert 0 < line.row(caught.value)["cost_usd"] <= 0.005
+    line.provider.behave(CHEAP, Fail(500))  # an error is not billed
+    assert line.ask(max_cost_usd=0.02).decision.member == MIDDLE
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_deadline_is_one_for_all_hops(line: Line, stream: bool) -> None:
+    line.provider.behave(CHEAP, Say("x", delay_s=SLOW_S))
+    line.provider.behave(MIDDLE, Say("x", delay_s=SLOW_S))
+    started = time.monotonic()
+    with pytest.raises(CallFailedError, match=r"The deadline has passed: max_latency_s is 0\.5\.$") as caught:
+        line.ask(max_latency_s=0.5, stream=stream)
+    assert time.monotonic() - started < SLOW_S / 4
+    assert list(caught.value.failures) == [CHEAP] and line.asked == [CHEAP]
+    line.provider.behave(CHEAP, Fail(500, delay_s=0.3))  # leaves some of it to the next
+    with pytest.raises(CallFailedError) as caught:
+        line.ask(max_latency_s=0.8, stream=stream)
+    assert list(caught.value.failures) == [CHEAP, MIDDLE]
+    first, second = line.row(caught.value)["attempts"]
+    assert first["seconds"] + second["seconds"] < 2
+
+
+def test_the_deadline_holds_in_a_member_with_several_places(line: Line) -> None:
+    import ensemble
+    from ensemble.pool import Pool
+    from ensemble.records import Deployment
+    from serving_cases import PROMPT, default_router
+
+    here = {"api_base": line.provider.url, "api_key": KEY, "stream_timeout": SLOW_S}
+    places = tuple(Deployment(f"openai/{name}", here) for name in ("north", "south"))
+    for name in ("north", "south"):
+        line.provider.behave(name, Say("x", delay_s=SLOW_S))
+    pool = Pool([line.member(CHEAP, deployments=places)])
+    with ensemble.Ensemble(router=default_router(), pool=pool, log=line.log) as opened:
+        for stream in (False, True):
+            with pytest.raises(CallFailedError):
+                opened.complete(PROMPT, max_latency_s=0.3, stream=stream)
+    assert len(line.asked) == 2  # one place each time: what has timed out is not tried again
+
+
+def test_a_shorter_timeout_of_the_callers_own_stays(line: Line) -> None:
+    line.provider.behave(CHEAP, Say("x", delay_s=SLOW_S))
+    reply = line.ask(timeout=0.3, max_latency_s=SLOW_S)
+    assert reply.decision.member == MIDDLE
+    assert line.row(reply)["attempts"][0]["seconds"] < SLOW_S / 4
+
+
+def test_the_callers_retries_are_litellms(line: Line) -> None:
+    line.provider.behave(CHEAP, [Fail(500), "second time"])
+    assert said(line.ask(num_retries=1)) == "second time"
+    assert line.asked == [CHEAP, CHEAP]
+
+
+def test_a_member_that_cools_down_costs_nothing(line: Line) -> None:
+    line.provider.behave(CHEAP, Fail(401))
+    line.ask()
+    row = line.row(line.ask())  # litellm doesn't even ask it again
+    assert line.asked == [CHEAP, MIDDLE, MIDDLE]
+    assert (row["attempts"][0]["cost_usd"], row["cost_is_estimated"]) == (0, False)
+
+
+def test_keys_show_in_no_error_no_warning_and_no_byte_of_the_log(tmp_path: Path, capfd: Any) -> None:
+    with open_line(tmp_path, keep="text+answers") as line, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in MEMBERS:
+            line.provider.behave(name, Fail(401, f"Incorrect API key provided: {KEY}. Or is it {KEY}?"))
+        with pytest.raises(CallFailedError) as error:
+            line.ask()
+        line.provider.behave(DEAR, Fail(400, f"bad header: {KEY}"))
+        with pytest.raises(CallFailedError) as other:
+            line.ask(members=[DEAR])
+        line.provider.behave(DEAR, "fine")
+        reply = line.ask(members=[DEAR], api_key=KEY)
+        shown = [
+            str(error.value),
+            str(other.value),
+            repr(reply.decision),
+            repr(line.ensemble.pool["%s" % DEAR]),
+        ]
+        shown += [str(warning.message) for warning in caught]
+    assert "[removed]" in str(error.value)
+    for text in (*shown, *capfd.readouterr()):
+        assert KEY not in text
+    assert KEY.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert traceback.format_exception_only(error.value)[0].count(KEY) == 0
+
+
+def test_prices_are_those_of_the_members_that_were_billed(line: Line) -> None:
+    line.provider.behave(CHEAP, [Fail(500), "a", Fail(429), "b"])
+    for _ in range(3):
+        line.ask()
+    spent = sum(row["cost_usd"] for row in line.rows())
+    assert spent == pytest.approx(line.provider.bill_usd(PRICES), abs=1e-12)
+    assert line.log.spend_usd(since=0) == pytest.approx(spent, abs=1e-12)

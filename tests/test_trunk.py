@@ -1,0 +1,87 @@
+"""Landmarks are crowds, attention is a smooth share, the task guess is a guess."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ensemble.learning.trunk import LEAST_CROWD, MOST_LANDMARKS, Trunk, fit_trunk
+from worlds import planted
+
+
+def scattered(n: int, seed: int, width: int = 16) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(n, width))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(2, 400), seed=st.integers(0, 99), copies=st.integers(1, 5))
+def test_no_landmark_is_a_single_prompt_however_often_it_was_told(n: int, seed: int, copies: int) -> None:
+    distinct = scattered(n, seed)
+    texts = np.repeat(np.arange(n), copies)
+    features = distinct[texts]
+    trunk = fit_trunk(features, [None] * len(texts), texts, seed)
+    assert trunk.sizes.sum() == len(texts) and trunk.n_landmarks <= MOST_LANDMARKS
+    nearest = (features @ trunk.landmarks.T - (trunk.landmarks**2).sum(axis=1) / 2).argmax(axis=1)
+    if n >= 100:
+        crowds = [len(set(texts[nearest == k])) for k in range(trunk.n_landmarks)]
+        assert min(crowds) >= LEAST_CROWD - 1  # one prompt may be nearer to another's mean than to its own
+        assert (distinct @ trunk.landmarks.T / np.linalg.norm(trunk.landmarks, axis=1)).max() < 0.999
+    if n >= LEAST_CROWD:
+        assert all(np.abs(distinct - landmark).max(axis=1).min() > 1e-4 for landmark in trunk.landmarks)
+
+
+def test_a_crowd_never_exceeds_the_contract() -> None:
+    features = scattered(20_000, 0, width=4)
+    trunk = fit_trunk(features, [None] * 20_000, np.arange(20_000), 0)
+    assert 500 < trunk.n_landmarks <= 1024
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 200), seed=st.integers(0, 99))
+def test_attention_is_a_share_of_the_near_ones(n: int, seed: int) -> None:
+    features = scattered(n, seed)
+    trunk = fit_trunk(features, [None] * n, np.arange(n), seed)
+    attention = trunk.attention(trunk.likeness(features))
+    assert attention.shape == (n, trunk.n_landmarks) and attention.min() >= 0
+    assert (attention > 0).sum(axis=1).max() < max(trunk.n_near, 2)
+    if trunk.n_landmarks > 1:
+        np.testing.assert_allclose(attention.sum(axis=1), 1, atol=1e-6)
+
+
+def test_attention_moves_without_steps() -> None:
+    features = scattered(600, 3)
+    trunk = fit_trunk(features, [None] * 600, np.arange(600), 0)
+    way = np.linspace(0, 1, 20_001)[:, None]
+    between = (1 - way) * features[0] + way * features[1]
+    between /= np.linalg.norm(between, axis=1, keepdims=True)
+    steps = np.abs(np.diff(trunk.attention(trunk.likeness(between)), axis=0)).max()
+    assert steps < 0.002  # about 20,000 steps: a jump of one landmark would be far larger
+
+
+def test_the_task_is_guessed_from_features_alone() -> None:
+    world = planted(800, 0, named_tasks=True)
+    trunk = fit_trunk(world.features, world.table.tasks, np.arange(800), 0)
+    fresh = planted(300, 1)
+    guess = (fresh.features @ trunk.task_weights + trunk.task_bias).argmax(axis=1)
+    assert (guess == fresh.kind).mean() > 0.95
+    two = [task if task in ("kind 0", "kind 1") else None for task in world.table.tasks]
+    trunk = fit_trunk(world.features, two, np.arange(800), 0)
+    assert trunk.task_bias.shape == (2,)
+    rows = fresh.kind < 2
+    guess = (fresh.features[rows] @ trunk.task_weights + trunk.task_bias).argmax(axis=1)
+    assert (guess == fresh.kind[rows]).mean() > 0.95
+
+
+def test_labels_that_are_no_tasks_are_not_guessed_at() -> None:
+    features = scattered(300, 0)
+
+    def n_tasks(tasks: list[str | None]) -> int:
+        trunk: Trunk = fit_trunk(features, tasks, np.arange(300), 0)
+        return trunk.task_bias.size
+
+    assert (
+        n_tasks([None] * 300) == n_tasks(["one"] * 300) == n_tasks([f"its own {i}" for i in range(300)]) == 0
+    )
+    assert n_tasks(["a", "b"] * 150) == 2

@@ -70,6 +70,7 @@ class Dispatcher:
         from litellm.types.router import RetryPolicy
 
         litellm.suppress_debug_info = True
+        litellm.disable_hf_tokenizer_download = True  # to count what the provider has counted
         _part_connections_at_fork()
         self._members = {member.name: member for member in members}
         deployments = [

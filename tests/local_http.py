@@ -141,10 +141,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, request: dict[str, Any], step: Say) -> None:
         opening = _opening(request, step, "chat.completion.chunk")
-        self._send(200, b"", {"content-type": "text/event-stream"}, sized=False)
+        head = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
+        self._send(200, b"", head, sized=False)
+
+        def write(data: bytes) -> None:  # in HTTP's own chunks: without them a reset looks like an end
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
         def event(choices: list[dict[str, Any]], **more: Any) -> None:
-            self.wfile.write(f"data: {json.dumps({**opening, 'choices': choices, **more})}\n\n".encode())
+            write(f"data: {json.dumps({**opening, 'choices': choices, **more})}\n\n".encode())
 
         def delta(content: dict[str, Any], ending: str | None = None) -> list[dict[str, Any]]:
             return [{"index": 0, "delta": content, "finish_reason": ending}]
@@ -161,7 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         event(delta(dict(step.message), _ending(request, step)))
         if step.usage and (request["params"].get("stream_options") or {}).get("include_usage"):
             event([], usage=_usage(request))
-        self.wfile.write(b"data: [DONE]\n\n")
+        write(b"data: [DONE]\n\n")
+        write(b"")
 
     def _error(self, step: Fail) -> None:
         error = {"message": step.message, "type": "error", "param": None, "code": None}

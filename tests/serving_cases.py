@@ -20,8 +20,11 @@ from ensemble.records import Member
 from ensemble.router import Router
 from local_provider import LocalProvider
 
-# litellm silences what its own types make pydantic say; pytest undoes that.
-QUIET = pytest.mark.filterwarnings("ignore::UserWarning:pydantic")
+# litellm's own types make pydantic complain; as errors the complaints would break off its streams.
+QUIET = [
+    pytest.mark.filterwarnings("ignore::UserWarning:pydantic"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning"),
+]
 KEY = "sekret-1234567890"
 CHEAP, MIDDLE, DEAR = MEMBERS = (
     "Meta-Llama-3.1-8B-Instruct",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from ensemble.engine import Ensemble
 from ensemble.errors import CallFailedError
+from ensemble.pool import Pool
+from ensemble.records import Deployment
 from local_provider import Fail, Raw, Reset, Say
 from serving_cases import (
     CHEAP,
@@ -20,8 +22,10 @@ from serving_cases import (
     MEMBERS,
     MIDDLE,
     PRICES,
+    PROMPT,
     QUIET,
     Line,
+    default_router,
     open_line,
     said,
     text_of,
@@ -65,24 +69,18 @@ def test_a_failure_goes_to_the_next_best(
     assert line.asked == [CHEAP, MIDDLE]
     wanted = error if isinstance(error, str) else error[stream]
     assert line.attempts(reply) == [(CHEAP, "routed", wanted), (MIDDLE, "fallback", None)]
+    now = reply.decision
+    assert (now.member, now.reason, now.randomized) == (MIDDLE, "fallback", False)
+    assert now[CHEAP].ineligible_because == "failed a moment ago"
     row = line.row(reply)
     assert (row["chosen_member"], row["propensity"]) == (CHEAP, 1.0)  # what was drawn, not what served
     assert (row["served_member"], row["served_reason"], row["error"]) == (MIDDLE, "fallback", None)
-    assert (reply.decision.member, reply.decision.reason, reply.decision.randomized) == (
-        MIDDLE,
-        "fallback",
-        False,
-    )
-    assert reply.decision[CHEAP].ineligible_because == "failed a moment ago"
     failed, served = row["attempts"]
+    at_most, last = usd(CHEAP, row["estimated_input_tokens"], 100), line.provider.requests[-1]
+    exactly = usd(MIDDLE, last["input_tokens"], last["output_tokens"])
     assert failed["cost_is_estimated"] == row["cost_is_estimated"] == billed
-    assert failed["cost_usd"] == pytest.approx(
-        usd(CHEAP, row["estimated_input_tokens"], 100) if billed else 0
-    )
-    last = line.provider.requests[-1]
-    assert served["cost_usd"] == pytest.approx(
-        usd(MIDDLE, last["input_tokens"], last["output_tokens"]), abs=1e-12
-    )
+    assert failed["cost_usd"] == pytest.approx(at_most if billed else 0)
+    assert served["cost_usd"] == pytest.approx(exactly, abs=1e-12) and not served["cost_is_estimated"]
     assert row["cost_usd"] == pytest.approx(failed["cost_usd"] + served["cost_usd"], abs=1e-12)
 
 
@@ -145,17 +143,12 @@ def test_the_deadline_is_one_for_all_hops(line: Line, stream: bool) -> None:
 
 
 def test_the_deadline_holds_in_a_member_with_several_places(line: Line) -> None:
-    import ensemble
-    from ensemble.pool import Pool
-    from ensemble.records import Deployment
-    from serving_cases import PROMPT, default_router
-
     here = {"api_base": line.provider.url, "api_key": KEY, "stream_timeout": SLOW_S}
     places = tuple(Deployment(f"openai/{name}", here) for name in ("north", "south"))
     for name in ("north", "south"):
         line.provider.behave(name, Say("x", delay_s=SLOW_S))
     pool = Pool([line.member(CHEAP, deployments=places)])
-    with ensemble.Ensemble(router=default_router(), pool=pool, log=line.log) as opened:
+    with Ensemble(router=default_router(), pool=pool, log=line.log) as opened:
         for stream in (False, True):
             with pytest.raises(CallFailedError):
                 opened.complete(PROMPT, max_latency_s=0.3, stream=stream)
@@ -186,27 +179,19 @@ def test_a_member_that_cools_down_costs_nothing(line: Line) -> None:
 def test_keys_show_in_no_error_no_warning_and_no_byte_of_the_log(tmp_path: Path, capfd: Any) -> None:
     with open_line(tmp_path, keep="text+answers") as line, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for name in MEMBERS:
-            line.provider.behave(name, Fail(401, f"Incorrect API key provided: {KEY}. Or is it {KEY}?"))
-        with pytest.raises(CallFailedError) as error:
-            line.ask()
-        line.provider.behave(DEAR, Fail(400, f"bad header: {KEY}"))
-        with pytest.raises(CallFailedError) as other:
-            line.ask(members=[DEAR])
+        errors = []
+        for status in (401, 400):  # a refused key rests for some seconds: here another member has it
+            for name in MEMBERS:
+                line.provider.behave(name, Fail(status, f"API key {KEY}? Incorrect API key provided: {KEY}"))
+            with pytest.raises(CallFailedError) as failed:
+                line.ask(members=MEMBERS[:2] if status == 401 else [DEAR])
+            errors.append(str(failed.value))
         line.provider.behave(DEAR, "fine")
         reply = line.ask(members=[DEAR], api_key=KEY)
-        shown = [
-            str(error.value),
-            str(other.value),
-            repr(reply.decision),
-            repr(line.ensemble.pool["%s" % DEAR]),
-        ]
-        shown += [str(warning.message) for warning in caught]
-    assert "[removed]" in str(error.value)
-    for text in (*shown, *capfd.readouterr()):
-        assert KEY not in text
+        shown = [*errors, repr(reply.decision), repr(line.ensemble.pool[DEAR]), *map(str, caught)]
+    assert all(error.count("[removed]") >= 2 for error in errors)
+    assert not [text for text in (*shown, *capfd.readouterr()) if KEY in text]
     assert KEY.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert traceback.format_exception_only(error.value)[0].count(KEY) == 0
 
 
 def test_prices_are_those_of_the_members_that_were_billed(line: Line) -> None:

@@ -9,16 +9,18 @@ names. Writes router_models/default and prints its figures.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from pathlib import Path
 
 import click
+import numpy as np
 
 from ensemble import bundle
 from ensemble.catalog import look_up
 from ensemble.encoder import Encoder
-from ensemble.learning.tables import read_tables
+from ensemble.learning.tables import OutcomeTable, read_tables
 from ensemble.learning.train import train
 from ensemble.pool import Pool
 from ensemble.records import Kind
@@ -38,6 +40,13 @@ SPECIALISTS = (
     "llama3-chatqa-1.5-8b",
     "llama3-chatqa-1.5-70b",
 )
+NOTES = (
+    "Answers of one letter (most of routellm_2model) count for their reward, not for their length: expected "
+    "tokens are those of answers that reason.",
+    "zeroeval counts the tokens of its templates with the prompt's, so input costs of members seen only there "
+    "come out up to twice too high.",
+    "`tuned` stands for open weights here, which anybody can post-train and keep; none was tuned for this.",
+)
 CLOSED = ("gpt-", "claude-", "gemini-", "Mistral-Large")
 
 
@@ -56,6 +65,13 @@ def main_members(data: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def without_letters(table: OutcomeTable) -> OutcomeTable:
+    """The same table where answers of a single letter count as of unknown length: what was measured there
+    was asked for as one letter, and a caller's answer will not be."""
+    letter = table.output_tokens <= 1
+    return dataclasses.replace(table, output_tokens=np.where(letter, np.float32(np.nan), table.output_tokens))
+
+
 def retired(pool: Pool) -> dict[str, datetime.date]:
     """The last day of every member of the default pool for which litellm's map has one."""
     days = {member.name: (look_up(member.deployments[0].model) or member).retires for member in pool}
@@ -68,7 +84,8 @@ def retired(pool: Pool) -> dict[str, datetime.date]:
 @click.option("--seed", default=0, show_default=True)
 def main(data: Path, out: Path, seed: int) -> None:
     members = main_members(data)
-    table = read_tables([data / f"{name}.parquet" for name in TABLES], aliases=ALIASES).with_members(members)
+    table = read_tables([data / f"{name}.parquet" for name in TABLES], aliases=ALIASES)
+    table = without_letters(table.with_members(members))
     encoder_folder = bundle.shipped_folder() / bundle.ENCODERS / ENCODER
     trained = train(
         table,
@@ -77,6 +94,7 @@ def main(data: Path, out: Path, seed: int) -> None:
         out,
         kinds={name: kind_of(name) for name in members},
         retired=retired(Pool.load(bundle.shipped_folder() / "pool.toml")),
+        notes=NOTES,
         seed=seed,
         progress=True,
         on_step=click.echo,

@@ -20,8 +20,8 @@ MOST_TASKS = 12  # named per source; the rest are counted
 
 LEGEND = (
     "AIQ is the mean reward over the spend between the cheapest and the dearest single member; gain is "
-    "reward over the best single member's, with reward first; saving is the share of its spend that "
-    "is saved at its reward; Brier is the mean squared error of the expected rewards. *Best single* is the "
+    "reward over the best single member's, with reward first; saving is the share of its spend that is "
+    "saved at its reward; Brier is the mean squared error of the expected rewards. *Best single* is the "
     "best on these very prompts, which flatters it; *dataset oracle* knows every prompt's task, which no "
     "router is told; *query oracle* knows every answer and is out of reach. The last column is the 95 % "
     "interval of ours less that method, in AIQ."
@@ -35,11 +35,13 @@ def write_card(
     learned: Index,
     held_out: Index,
     retired: Mapping[str, datetime.date] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """The card's Markdown.
 
     ``learned`` and ``held_out`` are the rows of ``table`` that the router was fitted and measured on;
-    ``retired`` maps members to the day their provider withdraws them, past or to come.
+    ``retired`` maps members to the day their provider withdraws them, past or to come; ``notes`` are
+    what only whoever brought the table can know of it.
     """
     part, retired = table.subset(learned), retired or {}
     blocks = [
@@ -48,7 +50,11 @@ def write_card(
         ["## Members", "", *_members(manifest, part, retired)],
         ["## How it predicts", "", *_recipe(manifest)],
         ["## Figures on prompts held out", "", *_figures(manifest)],
-        ["## Where not to trust it", "", *(f"- {line}" for line in caveats(manifest, part, retired))],
+        [
+            "## Where not to trust it",
+            "",
+            *(f"- {line}" for line in (*notes, *caveats(manifest, part, retired))),
+        ],
     ]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 

@@ -12,7 +12,7 @@ import contextlib
 import datetime
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def train(
     features: FloatArray | None = None,
     kinds: Mapping[str, Kind] | None = None,
     retired: Mapping[str, datetime.date] | None = None,
+    notes: Sequence[str] = (),
     seed: int = 0,
     created: datetime.date | None = None,
     cache_folder: str | os.PathLike[str] | None = None,
@@ -72,7 +73,8 @@ def train(
     """Train a router and write its bundle to ``out``.
 
     ``features`` (n_prompts, n_features), where they are at hand already (a log's). ``kinds`` says which
-    members are tuned or specialist (frontier else), ``retired`` when a member's provider withdraws it;
+    members are tuned or specialist (frontier else), ``retired`` when a member's provider withdraws it,
+    ``notes`` are lines for the card;
     ``created`` is written into the manifest, ``None`` for today. The fifth of the prompts held out is
     drawn by ``seed`` with near-duplicates kept together and is measured on once, at the end; it is never
     refitted on, so the figures are those of the router that is written. On one machine the same table
@@ -82,6 +84,9 @@ def train(
     where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``.
     """
     place = bundles.check_place(out)
+    unknown = sorted(set(kinds or {}) - set(table.members))
+    if unknown:
+        raise TableError(f"expected kinds of members of the table, found {', '.join(unknown)}")
     on_step(f"{table.n_prompts:,} prompts, {table.n_members} members, {table.n_pairs:,} pairs")
     groups = near_duplicates(table.prompts)
     parts = split(groups, fractions=(1 - HELD_OUT, 0.0, HELD_OUT), seed=seed)
@@ -116,7 +121,9 @@ def train(
         salt=salt,
         learned_from=frozenset(prompt_key(table.prompts[i], salt) for i in learned),
     )
-    card = write_card(manifest, table, learned=learned, held_out=parts.test, retired=retired or {})
+    card = write_card(
+        manifest, table, learned=learned, held_out=parts.test, retired=retired or {}, notes=notes
+    )
     folder = bundles.save(place, manifest, head=graph, card=card, encoder_folder=encoder_folder)
     return Trained(folder, figures)
 
@@ -204,9 +211,6 @@ def _check_parity(weights: HeadWeights, head: Head, features: FloatArray) -> Non
 def _notes(
     table: OutcomeTable, learned: npt.NDArray[np.int64], kinds: Mapping[str, Kind]
 ) -> tuple[bundles.MemberNote, ...]:
-    unknown = sorted(set(kinds) - set(table.members))
-    if unknown:
-        raise TableError(f"expected kinds of members of the table, found {', '.join(unknown)}")
     part = table.subset(learned)
     prices = implied_prices(part)
     counts = part.observed.sum(axis=0)
@@ -216,7 +220,7 @@ def _notes(
             name=name,
             n_prompts=int(counts[m]),
             mean_reward=round(float(means[m]), 4),
-            characters_per_token=round(float(prices.characters_per_token[m]), 4),
+            characters_per_token=float(f"{prices.characters_per_token[m]:.5g}"),
             kind=kinds.get(name, "frontier"),
             usd_per_million_input=_price(prices.input[m]),
             usd_per_million_output=_price(prices.output[m]),

@@ -1,0 +1,216 @@
+"""Answers in pieces: passed on as they come, written down before they end, however they end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensemble.errors import CallFailedError, EnsembleWarning, StreamBrokenError
+from local_provider import Fail, Say
+from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, QUIET, Line, open_line, text_of, usd
+
+pytestmark = QUIET
+LONG = Say(" ".join(["word"] * 300), chunk_delay_s=0.02)  # six seconds of talk
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    with open_line(tmp_path, keep="text+answers") as opened:
+        yield opened
+
+
+def eventually(true: Any) -> bool:
+    """Whether it comes true within five seconds."""
+    return any(true() or time.sleep(0.01) for _ in range(500))
+
+
+def test_the_pieces_come_as_they_are_sent_with_the_decision_beside(line: Line) -> None:
+    stream = line.ask(stream=True)
+    assert stream.decision.member == CHEAP
+    chunks = list(stream)
+    assert text_of(chunks) == f"Oslo, says {CHEAP}." and len(chunks) > 3
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert not any("decision" in chunk.model_dump() for chunk in chunks)
+    assert list(stream) == []  # and at its end it stays
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_usage_is_always_asked_for_and_passed_on_only_if_wanted(line: Line, wanted: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if wanted else {}
+    chunks = list(line.ask(stream=True, **options))
+    assert line.provider.requests[0]["params"]["stream_options"] == {"include_usage": True}
+    told = [chunk for chunk in chunks if getattr(chunk, "usage", None) is not None]
+    assert len(told) == wanted
+    [row] = line.rows()
+    [request] = line.provider.requests
+    assert row["cost_usd"] == pytest.approx(
+        usd(CHEAP, request["input_tokens"], request["output_tokens"]), abs=1e-12
+    )
+    assert not row["cost_is_estimated"] and row["answer"] == f"Oslo, says {CHEAP}."
+    assert 0 < row["first_token_s"] <= row["seconds"]
+
+
+def test_the_outcome_is_written_before_the_last_chunk(line: Line) -> None:
+    seen = []
+    for chunk in line.ask(stream=True):
+        finished = chunk.choices[0].finish_reason is not None
+        seen.append((finished, line.rows()[0]["ended_at"] is not None))
+    assert seen[-1] == (True, True)
+    assert {(False, False)} == set(seen[:-1])
+
+
+def test_a_first_chunk_is_there_when_the_stream_is_handed_over(line: Line) -> None:
+    line.provider.behave(CHEAP, Say("never heard", break_after=0))  # after the role, before any word
+    stream = line.ask(stream=True)
+    assert (stream.decision.member, stream.decision.reason) == (MIDDLE, "fallback")
+    assert text_of(stream) == f"Oslo, says {MIDDLE}."
+    assert line.attempts(stream) == [(CHEAP, "routed", "APIConnectionError"), (MIDDLE, "fallback", None)]
+
+
+def test_all_fail_before_the_first_chunk(line: Line) -> None:
+    for name in MEMBERS:
+        line.provider.behave(name, Fail(500))
+    with pytest.raises(CallFailedError) as caught:
+        line.ask(stream=True)
+    assert not isinstance(caught.value, StreamBrokenError)
+    assert len(line.row(caught.value)["attempts"]) == 3
+
+
+def test_a_stream_that_breaks_off_says_so_and_leaves_an_outcome(line: Line) -> None:
+    line.provider.behave(CHEAP, Say("one two three", break_after=2))
+    stream, heard = line.ask(stream=True, max_tokens=50), []
+    with pytest.raises(StreamBrokenError, match="ask again") as caught:
+        heard.extend(stream)
+    assert text_of(heard) == "one two "
+    assert list(caught.value.failures) == [CHEAP] and caught.value.decision_id == stream.decision.id
+    row = line.row(stream)
+    assert row["served_member"] is None and "APIConnectionError" in row["error"]
+    assert row["answer"] == "one two " and row["first_token_s"] > 0
+    assert row["cost_is_estimated"]
+    assert row["cost_usd"] == pytest.approx(usd(CHEAP, row["estimated_input_tokens"], 50))
+    assert line.asked == [CHEAP] and list(stream) == []
+
+
+@pytest.mark.parametrize("how", ["close", "with", "drop", "cycle"])
+def test_a_stream_that_its_reader_leaves_is_written_down_and_let_go(line: Line, how: str) -> None:
+    line.provider.behave(CHEAP, LONG)
+    stream = line.ask(stream=True, max_tokens=5_000)
+    decision_id = stream.decision.id
+    assert next(stream).choices[0].delta is not None
+    if how == "close":
+        stream.close()
+        stream.close()
+        assert list(stream) == []
+    elif how == "with":
+        with stream:
+            next(stream)
+    else:
+        if how == "cycle":
+            stream.myself = stream
+        del stream
+        gc.collect()
+    row = line.row(decision_id)
+    assert (row["served_member"], row["error"]) == (None, "closed by the caller")
+    assert row["cost_is_estimated"]
+    assert row["cost_usd"] == pytest.approx(usd(CHEAP, row["estimated_input_tokens"], 5_000))
+    [attempt] = row["attempts"]
+    assert attempt["error"] == "closed by the caller" and attempt["cost_is_estimated"]
+    assert eventually(lambda: line.provider._at_once == 0)  # the provider was told to stop
+
+
+def test_a_stream_may_be_closed_from_another_thread(line: Line) -> None:
+    line.provider.behave(CHEAP, LONG)
+    stream = line.ask(stream=True)
+    next(stream)
+    threading.Timer(0.1, stream.close).start()
+    started = time.monotonic()
+    assert len(list(stream)) < 300 and time.monotonic() - started < 5
+    assert line.row(stream)["error"] == "closed by the caller"
+
+
+def test_the_deadline_holds_while_the_answer_comes(line: Line) -> None:
+    line.provider.behave(CHEAP, LONG)
+    stream, started = line.ask(stream=True, max_latency_s=0.5), time.monotonic()
+    with pytest.raises(StreamBrokenError, match=r"deadline has passed: max_latency_s is 0\.5"):
+        list(stream)
+    assert time.monotonic() - started < 4
+    assert "TimeoutError" in line.row(stream)["error"]
+
+
+def test_an_answer_that_is_whole_counts_though_its_usage_never_comes(line: Line) -> None:
+    line.provider.behave(CHEAP, Say("all of it", usage=False))
+    stream = line.ask(stream=True)
+    assert text_of(stream) == "all of it"
+    assert line.row(stream)["served_member"] == CHEAP
+
+
+def test_a_log_that_fails_at_the_end_takes_nothing_away(line: Line) -> None:
+    stream = line.ask(stream=True)
+    first = next(stream)
+    line.log.close()
+    with pytest.warns(EnsembleWarning, match="is not in the log"):
+        assert text_of([first, *stream]) == f"Oslo, says {CHEAP}."
+
+
+def test_tool_calls_are_streamed(line: Line) -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    line.provider.behave(CHEAP, Say("", message={"content": None, "tool_calls": [call]}))
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    chunks = list(line.ask(stream=True, tools=[tool]))
+    calls = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or []]
+    assert [c.function.name for c in calls] == ["look_up"]
+    assert line.rows()[0]["served_member"] == CHEAP
+
+
+def test_many_streams_at_once_leave_one_outcome_each(line: Line) -> None:
+    def read() -> None:
+        texts.append(text_of(line.ask(stream=True)))
+
+    texts: list[str] = []
+    threads = [threading.Thread(target=read) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == [f"Oslo, says {CHEAP}."] * 12
+    assert [len(row["attempts"]) for row in line.rows()] == [1] * 12
+    assert all(row["served_member"] == CHEAP for row in line.rows())
+
+
+LEFT_OPEN = """
+import sys
+from pathlib import Path
+from local_provider import LocalProvider, Say
+from serving_cases import Line
+provider = LocalProvider().start()
+line = Line(provider, Path(sys.argv[1]))
+provider.behave("{cheap}", Say("one two three", chunk_delay_s=0.2))
+stream = line.ask(stream=True)
+next(stream)
+print(stream.decision.id)
+"""
+
+
+def test_a_stream_left_open_at_the_end_of_the_process_is_written_down(line: Line, tmp_path: Path) -> None:
+    place = tmp_path / "other.db"
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN.format(cheap=CHEAP), str(place)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == ""
+    from ensemble.outcomes import OutcomeLog
+
+    with OutcomeLog.open(place) as log:
+        row = log.decision(done.stdout.strip())
+    assert row is not None and row["error"] == "closed by the caller"
+    assert DEAR in row["members"]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import table_of
 
 from ensemble.learning.calibrate import (
     Cells,
@@ -22,6 +21,7 @@ from ensemble.learning.calibrate import (
     token_scale,
 )
 from ensemble.learning.fit import Shrinkage
+from worlds import table_of
 
 
 @settings(max_examples=20, deadline=None)
@@ -71,7 +71,9 @@ def test_members_with_few_known_answers_borrow_and_without_any_the_guess_is_stat
     tokens = np.exp(5 + rng.normal(0, 0.5, (1000, 2)))
     tokens[20:, 1] = np.nan
     tokens[:20, 1] = 1e6  # twenty freaks don't set a scale
-    log_mean, _ = token_scale(np.full(tokens.shape, 5.0), table_of(np.ones(tokens.shape), output_tokens=tokens))
+    log_mean, _ = token_scale(
+        np.full(tokens.shape, 5.0), table_of(np.ones(tokens.shape), output_tokens=tokens)
+    )
     assert log_mean[0] == pytest.approx(0.125, abs=0.05)  # the mean of a log-normal: its variance over 2
     none = token_scale(np.full((10, 2), 5.0), table_of(np.ones((10, 2))))
     assert not none[0].any() and np.exp(none[1]) == pytest.approx([4, 4])
@@ -134,7 +136,9 @@ def test_the_penalty_is_the_one_whose_decisions_earn_most_and_of_equals_the_stro
     grid = [Shrinkage(0.3, 1.0), Shrinkage(3.0, 1.0), Shrinkage(0.3, 30.0)]
     unknown = np.ones(truth.shape)
     assert choose_shrinkage(np.stack([wrong, wrong, right]), unknown, table, grid) == 2
-    assert choose_shrinkage(np.stack([right + 0.3, right, wrong]), unknown, table, grid) == 1  # less squared error
+    assert (
+        choose_shrinkage(np.stack([right + 0.3, right, wrong]), unknown, table, grid) == 1
+    )  # less squared error
     assert choose_shrinkage(np.stack([right, right, right]), unknown, table, grid) == 2
 
 

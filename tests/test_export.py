@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from worlds import random_head, unit
 
 from ensemble.errors import BundleError
 from ensemble.head import OUTPUTS, Head
 from ensemble.learning.export import HeadWeights, build_graph
+from worlds import random_head, unit
 
 PER_MEMBER = ("reward", "tokens", "evidence", "reward_bias", "token_bias", "token_spread", "prior_std")
 
@@ -89,7 +89,9 @@ def test_a_prompt_gets_the_same_alone_and_in_a_batch() -> None:
     for i in range(50):
         alone = head.predict(features[i : i + 1])
         for name in OUTPUTS:
-            np.testing.assert_allclose(getattr(alone, name)[0], getattr(together, name)[i], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                getattr(alone, name)[0], getattr(together, name)[i], rtol=1e-5, atol=1e-6
+            )
 
 
 def test_outputs_stay_in_their_ranges_and_the_largest_graph_is_small() -> None:

@@ -115,7 +115,7 @@ def test_the_drawn_come_as_often_as_their_propensities_say() -> None:
     some = case(
         *map(member, "abcd"), reward=[0.7, 0.6, 0.65, 0.1], willingness_to_pay_usd=0.01, exploration=0.4
     )
-    n_draws = 20_000
+    n_draws = 4_000
     drawn = [some.one(draw).member for draw in np.random.default_rng(7).random(n_draws)]
     for forecast in some.one():
         p = forecast.probability

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worlds import planted, table_of, worded
 
 from ensemble import bundle
 from ensemble.encoder import Encoder
@@ -20,6 +19,7 @@ from ensemble.learning.export import build_graph
 from ensemble.learning.split import near_duplicates, seen
 from ensemble.learning.train import Trained, train
 from ensemble.router import Router
+from worlds import planted, table_of, worded
 
 TABLE, TOPIC = worded(600, 0)
 ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-w8"

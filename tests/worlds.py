@@ -136,7 +136,9 @@ def worded(n: int, seed: int) -> tuple[OutcomeTable, npt.NDArray[np.int64]]:
     truth = np.where(np.arange(4) == kind[:, None], 0.85, 0.35)
     reward = (rng.random((n, 4)) < truth).astype(float)
     reward[kind != 3, 3] = np.nan
-    tokens = np.where(np.isnan(reward), np.nan, np.round(np.exp(rng.normal(4 + kind[:, None] / 3, 0.3, (n, 4)))))
+    tokens = np.where(
+        np.isnan(reward), np.nan, np.round(np.exp(rng.normal(4 + kind[:, None] / 3, 0.3, (n, 4))))
+    )
     characters = np.array([[len(prompt)] for prompt in prompts])
     price_in, price_out = np.array([1.0, 2.0, 4.0, 8.0]), np.array([3.0, 6.0, 12.0, 24.0])
     table = table_of(

@@ -189,4 +189,5 @@ async def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
+        task.cancelled() or task.exception()  # looked at, so that asyncio doesn't complain of it
         raise

@@ -158,7 +158,8 @@ main(["train", "--data", sys.executable, "--out", "x"])
 
 
 def test_the_demo_needs_no_key_and_no_network(tmp_path: Path) -> None:
-    code = NO_NETWORK + f"from ensemble.cli import main; main(['demo', '--json', '--log', {str(tmp_path / 'd.db')!r}])"
+    arguments = ["demo", "--json", "--log", str(tmp_path / "d.db")]
+    code = NO_NETWORK + f"from ensemble.cli import main; main({arguments!r})"
     shown = run_process(code, HOME=str(tmp_path))
     assert shown.returncode == 0, shown.stderr
     demo: dict[str, Any] = json.loads(shown.stdout)

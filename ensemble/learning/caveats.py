@@ -40,7 +40,8 @@ def _language(prompts: Sequence[str]) -> str:
     )
     words = [set(re.findall(r"[a-z]+", text.lower())) for text in sample]
     english = sum(len(found & ENGLISH) >= 2 for found in words) / max(len(words), 1)
-    scripts = ", ".join(f"{name} {n / letters.total():.1%}" for name, n in letters.most_common(3))
+    common = [(name, n) for name, n in letters.most_common(3) if n > letters.total() / 1000]
+    scripts = ", ".join(f"{name} {n / letters.total():.1%}" for name, n in common)
     low, high = np.quantile([len(text) for text in prompts], [0.05, 0.95])
     return (
         f"Other languages and lengths than it saw. The letters of its prompts: {scripts or 'none'}; "

@@ -43,8 +43,8 @@ SPECIALISTS = (
 NOTES = (
     "Answers of one letter (most of routellm_2model) count for their reward, not for their length: expected "
     "tokens are those of answers that reason.",
-    "zeroeval counts the tokens of its templates with the prompt's, so input costs of members seen only there "
-    "come out up to twice too high.",
+    "zeroeval counts the tokens of its templates with the prompt's, so input costs of members seen only "
+    "there come out up to twice too high.",
     "`tuned` stands for open weights here, which anybody can post-train and keep; none was tuned for this.",
 )
 CLOSED = ("gpt-", "claude-", "gemini-", "Mistral-Large")

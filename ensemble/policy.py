@@ -174,7 +174,7 @@ def probabilities(value: Floats, reward_std: Floats, ranking: npt.NDArray[np.int
         weights = np.array([0.5 * math.erfc(gap / math.sqrt(2)) for gap in gaps])
         if weights.sum() > 0:
             chances[rivals] = wishes.exploration * weights / weights.sum()
-    chances[best] = 1.0 - chances[rivals].sum()  # rounding, where exploration is all but 1
+    chances[best] = max(0.0, 1.0 - chances[rivals].sum())  # rounding, where exploration is all but 1
     return chances
 
 

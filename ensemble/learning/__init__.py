@@ -1,9 +1,17 @@
 """Learning: outcome tables in, a router's bundle out. Serving never imports this package.
 
-tables      the outcome table: prompts x members, read from Parquet and checked
-split       near-duplicate prompts kept together; train, validation and test parts
-features    prompts to vectors, kept on disk between runs
-metrics     the cost-quality curve and what is read off it
-baselines   the simple methods a router has to beat
-evaluate    predictions against a held-out part: one report
+Where outcomes come from
+    prompts, plan, asking, journal, scoring, collect     every prompt put to every member, within a budget
+    longform, tables                                     the outcome table: read, checked, prompts x members
+    from_log                                             the same from the rewarded answers of a log
+How a router is learned, in the order of a run (train)
+    split, features      near-duplicates kept together; prompts to vectors, kept on disk between runs
+    clusters, trunk      where a prompt lies among landmarks
+    effects, fit         difficulty and ability told apart; what each member is worth at each landmark
+    crossfit, calibrate  what would have been predicted unseen; what is chosen and corrected by it
+    export, card         one ONNX graph; the text for people, with its caveats
+How good it is
+    prices, metrics, baselines, evaluate, figures        the cost-quality curve, and what it is compared with
+What turns prompts into features
+    encoders, eight_bits                                 any sentence-transformers model as one ONNX graph
 """

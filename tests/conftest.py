@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import signal
 import tempfile
 import uuid
 import warnings
@@ -35,6 +36,10 @@ os.environ |= {f"XDG_{kind}_HOME": f"{HOME.name}/{kind}" for kind in ("CACHE", "
 # The same examples on every run and every machine: a failure is a change of ours, never of luck.
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None, max_examples=50, database=None)
 hypothesis.settings.load_profile("house")
+
+
+# A job in a shell's background is started with Ctrl-C ignored, and would wait for ever for its effect.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:

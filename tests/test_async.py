@@ -158,6 +158,34 @@ def test_a_call_that_is_cancelled_before_its_answer_is_written_down(line: Line, 
     assert line.attempts(row["decision_id"]) == [(CHEAP, "routed", "cancelled by the caller")]
 
 
+@pytest.mark.parametrize("writing", ["record_decision", "record_attempt"])
+def test_what_is_cancelled_before_it_is_sent_costs_nothing(
+    line: Line, monkeypatch: Any, writing: str
+) -> None:
+    record, began = getattr(line.log, writing), threading.Event()
+
+    def record_slowly(*arguments: Any, **keywords: Any) -> None:
+        began.set()
+        time.sleep(0.2)
+        record(*arguments, **keywords)
+
+    async def ask() -> None:
+        task = asyncio.create_task(line.aask())
+        await until(began.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert line.rows()[0]["ended_at"] is not None  # it is over when the caller hears of it
+
+    line.provider.behave(CHEAP, Fail(500))
+    monkeypatch.setattr(line.log, writing, record_slowly)
+    asyncio.run(ask())
+    [row] = line.rows()
+    assert (row["error"], row["cost_usd"]) == ("cancelled by the caller", 0)
+    sent = [] if writing == "record_decision" else [CHEAP]
+    assert [attempt["member"] for attempt in row["attempts"]] == line.asked == sent
+
+
 def test_a_stream_whose_reader_is_cancelled(line: Line) -> None:
     line.provider.behave(CHEAP, LONG)
 
@@ -198,14 +226,15 @@ def test_whenever_it_is_cancelled_each_decision_has_at_most_one_outcome(line: Li
 
 def test_a_timeout_around_the_call_leaves_an_outcome(line: Line) -> None:
     line.provider.behave(CHEAP, Say("too late", delay_s=20))
+    line.ask(members=[MIDDLE])  # what is opened on first use takes its own time
 
     async def ask() -> None:
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(0.5):
             await line.aask()
 
     with pytest.raises(TimeoutError):
         asyncio.run(ask())
-    assert [row["error"] for row in line.rows()] == ["cancelled by the caller"]
+    assert [row["error"] for row in line.rows()] == [None, "cancelled by the caller"]
 
 
 def test_the_loop_runs_on_while_log_scorer_and_provider_take_their_time(tmp_path: Path) -> None:

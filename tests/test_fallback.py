@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Iterator
@@ -84,6 +85,17 @@ def test_a_failure_goes_to_the_next_best(
     assert row["cost_usd"] == pytest.approx(failed["cost_usd"] + served["cost_usd"], abs=1e-12)
 
 
+def test_whoever_takes_over_was_not_drawn(line: Line) -> None:
+    turns = itertools.chain([Fail(500)], itertools.repeat("here"))
+    for name in MEMBERS:
+        line.provider.behave(name, lambda request: next(turns))
+    reply = line.ask(willingness_to_pay_usd=1.0, exploration=0.9)
+    assert line.row(reply)["propensity"] < 1 and line.row(reply)["randomized"]
+    now = reply.decision
+    assert (now.reason, now.propensity, now.randomized) == ("fallback", 1.0, False)
+    assert now.member == now.ranking[0]
+
+
 def test_all_that_failed_are_listed_in_the_order_of_the_attempts(line: Line) -> None:
     for name, status in zip(MEMBERS, (429, 500, 503), strict=True):
         line.provider.behave(name, Fail(status, f"out of order: {status}"))
@@ -136,7 +148,7 @@ def test_the_deadline_is_one_for_all_hops(line: Line, stream: bool) -> None:
     assert list(caught.value.failures) == [CHEAP] and line.asked == [CHEAP]
     line.provider.behave(CHEAP, Fail(500, delay_s=0.3))  # leaves some of it to the next
     with pytest.raises(CallFailedError) as caught:
-        line.ask(max_latency_s=0.8, stream=stream)
+        line.ask(max_latency_s=1.2, stream=stream)
     assert list(caught.value.failures) == [CHEAP, MIDDLE]
     first, second = line.row(caught.value)["attempts"]
     assert first["seconds"] + second["seconds"] < 2

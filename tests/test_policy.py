@@ -126,15 +126,20 @@ def test_the_drawn_come_as_often_as_their_propensities_say() -> None:
     assert 0 < some.one()["d"].probability < some.one()["b"].probability < some.one()["c"].probability
 
 
-@given(st.floats(0.0, 1.0, exclude_max=True), DRAWS)
-def test_exploration_may_be_all_but_certain(exploration: float, draw: float) -> None:
-    some = case(
-        *map(member, "abc"), reward=[0.5, 0.5, 0.4], willingness_to_pay_usd=1.0, exploration=exploration
-    )
+@given(st.integers(0, 10**6), DRAWS)
+def test_exploration_may_be_all_but_certain(seed: int, draw: float) -> None:
+    rewards, most = np.random.default_rng(seed).random(8).tolist(), math.nextafter(1, 0)
+    some = case(*map(member, "abcdefgh"), reward=rewards, willingness_to_pay_usd=1.0, exploration=most)
     decision = some.one(draw)
     chances = [forecast.probability for forecast in decision]
     assert min(chances) >= 0 and math.fsum(chances) == pytest.approx(1, abs=1e-12)
     assert decision.propensity > 0
+
+
+def test_the_shares_of_the_draw_begin_with_the_best_and_leave_no_gap() -> None:
+    some = case(*map(member, "ab"), reward=[0.5, 0.5], willingness_to_pay_usd=1.0, exploration=0.5)
+    drawn = [some.one(draw).member for draw in (0.0, math.nextafter(0.5, 0), 0.5, math.nextafter(1, 0))]
+    assert drawn == ["a", "a", "b", "b"]
 
 
 @pytest.mark.parametrize(("dial", "reward"), [(0.01, [0.5, 0.5]), (math.inf, [0.5, 0.5]), (0.0, [0.1, 0.9])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from ensemble.errors import CallFailedError, EnsembleWarning, StreamBrokenError
-from local_provider import Fail, Say
+from local_provider import Fail, Raw, Say
 from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, QUIET, Line, open_line, text_of, usd
 
 pytestmark = QUIET
@@ -147,10 +148,16 @@ def test_the_deadline_holds_while_the_answer_comes(line: Line) -> None:
 
 
 def test_an_answer_that_is_whole_counts_though_its_usage_never_comes(line: Line) -> None:
-    line.provider.behave(CHEAP, Say("all of it", usage=False))
-    stream = line.ask(stream=True)
+    opening = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": CHEAP}
+    choices = [{"delta": {"content": "all of it"}}, {"delta": {}, "finish_reason": "stop"}]
+    events = [json.dumps({**opening, "choices": [{"index": 0, **choice}]}) for choice in choices]
+    body = "".join(f"data: {event}\n\n" for event in [*events, '{"cut o'])
+    line.provider.behave(CHEAP, Raw(body, content_type="text/event-stream"))
+    stream = line.ask(stream=True, max_tokens=50)
     assert text_of(stream) == "all of it"
-    assert line.row(stream)["served_member"] == CHEAP
+    row = line.row(stream)
+    assert (row["served_member"], row["error"], row["cost_is_estimated"]) == (CHEAP, None, True)
+    assert row["cost_usd"] == pytest.approx(usd(CHEAP, row["estimated_input_tokens"], 50))
 
 
 def test_a_log_that_fails_at_the_end_takes_nothing_away(line: Line) -> None:

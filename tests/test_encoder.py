@@ -246,7 +246,7 @@ for encodes in (True, False):
         if encodes and abs(encoder.encode(["hello " * 50]) - before).max() > 1e-5:
             sys.exit(1)
         sys.exit(0)
-    print(os.waitpid(child, 0)[1], end=" ")
+    print(os.waitpid(child, 0)[1], end=" ", flush=True)  # unflushed, the next child would print it too
 """
     assert run(code) == "0 0"
 

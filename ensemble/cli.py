@@ -10,6 +10,7 @@ import importlib
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,7 @@ def _asking_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.version_option(__version__, prog_name="ensemble")
 def main() -> None:
     """Send each prompt to the model that will answer best per dollar, and learn from what happens."""
+    warnings.formatwarning = lambda message, *rest, **more: f"warning: {message}\n"
 
 
 @main.command()

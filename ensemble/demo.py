@@ -106,12 +106,9 @@ class Setting:
 
 
 def run(log: Path) -> tuple[str, list[Setting], int]:
-    """The strongest member, the decisions at every dial, and how many outcomes the log then holds."""
+    """The strongest member, the decisions at every dial, and how many of their outcomes the log holds."""
     router = Router.load()
     pool = canned_pool(Pool.load(bundle.shipped_folder() / "pool.toml"))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    for old in log.parent.glob(f"{log.name}*"):
-        old.unlink()
     with Ensemble(router=router, pool=pool, log=log) as full:
         replies = {dial: [full.complete(p, willingness_to_pay_usd=dial) for p in PROMPTS] for dial in DIALS}
     decisions = {dial: [reply.decision for reply in some] for dial, some in replies.items()}
@@ -121,8 +118,9 @@ def run(log: Path) -> tuple[str, list[Setting], int]:
         Setting(dial, decisions[dial], [rest.route(p, willingness_to_pay_usd=dial) for p in PROMPTS])
         for dial in DIALS
     ]
-    with OutcomeLog.open(log) as opened:
-        n_outcomes = sum(row["served_member"] is not None for row in opened.rows())
+    made = [decision.id for some in decisions.values() for decision in some]
+    with OutcomeLog.open(log) as opened:  # read back: an earlier demo may be in there too
+        n_outcomes = sum((opened.decision(id) or {}).get("served_member") is not None for id in made)
     return strongest, settings, n_outcomes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from ensemble import bundle
 from ensemble.encoder import Encoder
-from ensemble.errors import BundleError, EnsembleError, TableError
+from ensemble.errors import BundleError, EnsembleError, MissingExtraError, TableError
 from ensemble.head import Head
 from ensemble.learning import train as module
 from ensemble.learning.export import build_graph
@@ -172,3 +173,12 @@ def test_a_head_that_disagrees_with_what_was_fitted_is_never_written() -> None:
     bent = dataclasses.replace(weights, reward_bias=weights.reward_bias + 3e-5)
     with pytest.raises(EnsembleError, match="differs by"):
         module._check_parity(bent, Head(build_graph(weights), names), features)
+
+
+@pytest.mark.parametrize("library", ["scipy", "sklearn", "onnx"])
+def test_a_missing_library_is_named_before_anything_is_read(
+    library: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=rf"{library}.*ensemble-router\[train\]"):
+        train(None, None, tmp_path, tmp_path / "mine")

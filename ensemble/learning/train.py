@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from ensemble import bundle as bundles
 from ensemble.encoder import Encoder
-from ensemble.errors import EnsembleError, TableError
+from ensemble.errors import EnsembleError, MissingExtraError, TableError
 from ensemble.head import Head
 from ensemble.learning import calibrate
 from ensemble.learning.card import write_card
@@ -83,6 +84,7 @@ def train(
     Raises TableError for a table too small or broken, BundleError where ``out`` is taken, EnsembleError
     where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``.
     """
+    _check_extra()
     place = bundles.check_place(out)
     unknown = sorted(set(kinds or {}) - set(table.members))
     if unknown:
@@ -126,6 +128,15 @@ def train(
     )
     folder = bundles.save(place, manifest, head=graph, card=card, encoder_folder=encoder_folder)
     return Trained(folder, figures)
+
+
+def _check_extra() -> None:
+    """What is missing is said now, not after minutes of fitting."""
+    for module in ("scipy", "sklearn", "onnx"):
+        try:
+            importlib.import_module(module)
+        except ImportError as missing:
+            raise MissingExtraError(module, "train", "training a router") from missing
 
 
 def fit_head(

@@ -4,11 +4,12 @@
 
 Builds the fp32 form of the shipped encoder, gives the same head the features of both, and counts the
 prompts whose best member differs, at three dials, over the default pool. The head was trained on the
-shipped form's features.
+shipped form's features. The cosine of the features is told for each of their blocks.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from ensemble import policy
 from ensemble.bundle import shipped_folder
 from ensemble.encoder import Encoder
-from ensemble.learning.encoders import build_encoder
+from ensemble.learning.encoders import CARD, build_encoder
 from ensemble.learning.tables import read_tables
 from ensemble.parts import Parts
 from ensemble.records import FloatArray, Wishes
@@ -39,9 +40,14 @@ def main(data: tuple[str, ...], prompts: int, seed: int) -> None:
     texts = [prompt_text(prompt) for prompt in drawn]
     parts = Parts(None, shipped_folder() / "pool.toml", False, {}, "cpu", lambda: 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        fp32 = Encoder.load(build_encoder(Path(folder) / "fp32", "fp32"), "cpu").encode(texts)
+        built = build_encoder(Path(folder) / "fp32", "fp32")
+        fp32, card = Encoder.load(built, "cpu").encode(texts), json.loads((built / CARD).read_text())
     served = parts.router.encoder.encode(texts)
-    click.echo(f"{prompts} prompts; cosine of features: {_cosine(fp32, served)}")
+    click.echo(f"{prompts} prompts; cosine of features by block:")
+    ends = np.cumsum([int(width) for width in card["widths"].split(", ")])[:-1]
+    both = zip(np.split(fp32, ends, axis=1), np.split(served, ends, axis=1), strict=True)
+    for name, (exact, rounded) in zip(card["depths"].split(", "), both, strict=True):
+        click.echo(f"  {name:8} {_cosine(exact, rounded)}")
     characters = np.array([len(text) for text in texts], float)
     for dial in DIALS:
         changed = _best(parts, fp32, characters, dial) != _best(parts, served, characters, dial)
@@ -59,7 +65,7 @@ def _best(parts: Parts, features: FloatArray, characters: FloatArray, dial: floa
 
 
 def _cosine(a: FloatArray, b: FloatArray) -> str:
-    cosine = (a * b).sum(axis=1)
+    cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return f"least {cosine.min():.5f}, mean {cosine.mean():.5f}"
 
 

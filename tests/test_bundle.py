@@ -268,7 +268,7 @@ def test_another_encoder_of_the_same_name_is_neither_used_nor_replaced(saved: Pa
 
 
 def test_the_shipped_encoder_is_found_and_not_copied(tmp_path: Path) -> None:
-    name = "all-minilm-l6-v2-w8"
+    name = "all-minilm-l6-v2-depths-w8"
     shipped = bundle.shipped_folder() / "encoders" / name
     hashes = {file: sha256((shipped / file).read_bytes()) for file in ("encoder.onnx", "tokenizer.json")}
     made = manifest(encoder_id=name, encoder_sha256=hashes)

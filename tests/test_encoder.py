@@ -23,7 +23,7 @@ from ensemble.errors import BundleError, InputError, MissingExtraError
 from test_inference import small_graph
 
 ROOT = pathlib.Path(__file__).parent.parent
-SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-w8"
+SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-depths-w8"
 
 PROMPTS = [
     "Hi",
@@ -69,7 +69,7 @@ def run(code: str, **env: str) -> str:
 
 def test_features_are_float32_rows_of_unit_length():
     features = shipped().encode(PROMPTS)
-    assert features.shape == (len(PROMPTS), 384) and features.dtype == np.float32
+    assert features.shape == (len(PROMPTS), 1536) and features.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_prompts_alike_in_meaning_are_closer_than_others():
 
 
 def test_no_texts_no_rows():
-    assert shipped().encode([]).shape == (0, 384)
+    assert shipped().encode([]).shape == (0, 1536)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_no_texts_no_rows():
 )
 def test_odd_texts_have_features_too(text):
     features = shipped().encode([text])
-    assert features.shape == (1, 384) and np.isfinite(features).all()
+    assert features.shape == (1, 1536) and np.isfinite(features).all()
 
 
 mixed_lengths = st.lists(
@@ -230,7 +230,7 @@ def test_using_it_leaves_nothing_in_the_users_home(tmp_path):
     # onnxruntime's reporter would keep its events there, until it can send them.
     code = f"from ensemble.encoder import Encoder; print(Encoder.load({str(SHIPPED)!r}).encode(['a']).shape)"
     home = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "USERPROFILE")}
-    assert run(code, **home) == "(1, 384)"
+    assert run(code, **home) == "(1, 1536)"
     assert list(tmp_path.rglob("*")) == []
 
 
@@ -262,6 +262,9 @@ def test_the_shipped_folder_is_small_complete_and_says_where_it_is_from():
     notice = (SHIPPED / "NOTICE").read_text()
     assert "sentence-transformers/all-MiniLM-L6-v2" in notice and "Apache-2.0" in notice
     card = json.loads((SHIPPED / "encoder.json").read_text())
-    assert card["figures"]["cosine_mean"] >= 0.999 and card["figures"]["alone_vs_batch"] <= 1e-5
+    blocks = ["sentence", "4", "2", "0"]
+    assert (card["depths"], card["widths"]) == (", ".join(blocks), "384, 384, 384, 384")
+    assert min(card["figures"]["cosine_mean"][block] for block in blocks) >= 0.999
+    assert card["figures"]["alone_vs_batch"] <= 1e-5
     tokenizer = json.loads((SHIPPED / "tokenizer.json").read_text())
     assert tokenizer["padding"] is None and tokenizer["truncation"] is None

@@ -13,10 +13,13 @@ from onnx import numpy_helper
 
 from ensemble.errors import BundleError
 from ensemble.head import OUTPUTS, Head
+from ensemble.learning.calibrate import Curve
 from ensemble.learning.export import HeadWeights, build_graph
 from worlds import random_head, unit
 
 PER_MEMBER = ("reward", "tokens", "evidence", "reward_bias", "token_bias", "token_spread", "prior_std")
+OF_CURVE = ("offset", "rise", "fall")
+BALLAST = st.sampled_from([0.0, 0.003, 0.3, 30.0])  # none, little, some, more than most have company
 
 
 def predicted(w: HeadWeights, features: np.ndarray) -> list[np.ndarray]:
@@ -32,11 +35,12 @@ def predicted(w: HeadWeights, features: np.ndarray) -> list[np.ndarray]:
     n_tasks=st.sampled_from([0, 2, 7]),
     n_prompts=st.integers(1, 20),
     seed=st.integers(0, 99),
+    ballast=BALLAST,
 )
 def test_the_graph_agrees_with_the_formula(
-    n_members: int, n_landmarks: int, n_features: int, n_tasks: int, n_prompts: int, seed: int
+    n_members: int, n_landmarks: int, n_features: int, n_tasks: int, n_prompts: int, seed: int, ballast: float
 ) -> None:
-    w = random_head(n_members, n_landmarks, n_features, n_tasks, seed)
+    w = random_head(n_members, n_landmarks, n_features, n_tasks, seed, ballast)
     features = unit(np.random.default_rng(seed), n_prompts, n_features)
     for got, want, relative in zip(predicted(w, features), w.predict(features), (0, 0, 1, 1), strict=True):
         assert got.shape == (n_prompts, n_members) and got.dtype == np.float32
@@ -54,11 +58,13 @@ def with_rows(graph: bytes, rows: list[int]) -> bytes:
 
 
 @settings(max_examples=20, deadline=None)
-@given(data=st.data(), n_tasks=st.sampled_from([0, 5]), n_prompts=st.sampled_from([1, 2, 7, 64]))
+@given(
+    data=st.data(), n_tasks=st.sampled_from([0, 5]), n_prompts=st.sampled_from([1, 2, 7, 64]), ballast=BALLAST
+)
 def test_members_come_and_go_without_touching_the_others_by_a_bit(
-    data: st.DataObject, n_tasks: int, n_prompts: int
+    data: st.DataObject, n_tasks: int, n_prompts: int, ballast: float
 ) -> None:
-    w = random_head(12, 300, 64, n_tasks)
+    w = random_head(12, 300, 64, n_tasks, ballast=ballast)
     graph, features = build_graph(w), unit(np.random.default_rng(1), n_prompts, 64)
     rows = data.draw(st.lists(st.integers(0, 11), min_size=1, max_size=30))  # deleted, doubled, moved
     every = Head(graph, [f"m{i}" for i in range(12)]).predict(features)
@@ -67,9 +73,12 @@ def test_members_come_and_go_without_touching_the_others_by_a_bit(
         assert np.array_equal(getattr(some, name), getattr(every, name)[:, rows]), name
 
 
-def test_nothing_of_a_member_lies_outside_its_row() -> None:
-    w = random_head(5, 40, 16, 3)
-    other = dataclasses.replace(w, **{name: getattr(w, name)[::-1] * 1.5 for name in PER_MEMBER})
+@pytest.mark.parametrize("ballast", [0.0, 0.3])
+def test_nothing_of_a_member_lies_outside_its_row(ballast: float) -> None:
+    w = random_head(5, 40, 16, 3, ballast=ballast)
+    assert w.member_matrix.shape == (5, 3 * 40 + 7)
+    curve = Curve(*(getattr(w.curve, name)[::-1] * 1.5 for name in OF_CURVE))
+    other = dataclasses.replace(w, curve=curve, **{name: getattr(w, name)[::-1] * 1.5 for name in PER_MEMBER})
 
     def rest(graph: bytes) -> bytes:
         model = onnx.load_from_string(graph)
@@ -81,8 +90,29 @@ def test_nothing_of_a_member_lies_outside_its_row() -> None:
     assert build_graph(w) != build_graph(other) and rest(build_graph(w)) == rest(build_graph(other))
 
 
-def test_a_prompt_gets_the_same_alone_and_in_a_batch() -> None:
-    w = random_head(7, 200, 32, 4)
+@pytest.mark.parametrize("name", [*PER_MEMBER, *OF_CURVE])
+def test_all_that_is_a_members_reaches_the_graph(name: str) -> None:
+    w = random_head(5, 40, 16, 3)
+    if name in OF_CURVE:
+        part = {"curve": dataclasses.replace(w.curve, **{name: getattr(w.curve, name) + 0.5})}
+    else:
+        part = {name: getattr(w, name) + 0.5}
+    features = unit(np.random.default_rng(4), 9, 16)
+    before, after = predicted(w, features), predicted(dataclasses.replace(w, **part), features)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(before, after, strict=True))
+
+
+def test_without_a_ballast_the_graph_has_none() -> None:
+    def constants(ballast: float) -> set[str]:
+        model = onnx.load_from_string(build_graph(random_head(3, 20, 8, 0, ballast=ballast)))
+        return {tensor.name for tensor in model.graph.initializer}
+
+    assert constants(0.3) - constants(0.0) == {"ballast"}
+
+
+@pytest.mark.parametrize("ballast", [0.0, 0.3])
+def test_a_prompt_gets_the_same_alone_and_in_a_batch(ballast: float) -> None:
+    w = random_head(7, 200, 32, 4, ballast=ballast)
     head = Head(build_graph(w), [f"m{i}" for i in range(7)])
     features = unit(np.random.default_rng(2), 50, 32)
     together = head.predict(features)

@@ -23,7 +23,7 @@ from ensemble.learning import encoders
 from ensemble.learning.eight_bits import store_in_8_bits
 
 ROOT = pathlib.Path(__file__).parent.parent
-SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-w8"
+SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-depths-w8"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(700))]
 TEXTS = [" ".join(f"w{(7 * i * i + j) % 700}" for j in range(1, 2 + 3 * i)) for i in range(13)]
 PROMPTS = [
@@ -42,13 +42,13 @@ PROMPTS = [
 ]
 
 
-def tiny_model(folder: pathlib.Path, *rest: torch.nn.Module) -> pathlib.Path:
-    """A random BERT of 2 layers, with the given modules after it, saved."""
+def tiny_model(folder: pathlib.Path, *rest: torch.nn.Module, n_layers: int = 3) -> pathlib.Path:
+    """A random BERT, with the given modules after it, saved."""
     torch.manual_seed(0)
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
     config = transformers.BertConfig(
-        vocab_size=len(VOCABULARY), hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(VOCABULARY), hidden_size=256, num_hidden_layers=n_layers, num_attention_heads=4,
         intermediate_size=512, max_position_embeddings=40, initializer_range=0.2,
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(folder)
@@ -68,17 +68,52 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
-@pytest.mark.parametrize(("form", "least"), [("fp32", 0.999999), ("fp16", 0.9999), ("w8", 0.999)])
+def blocks_of(model: pathlib.Path, texts: list[str], *depths: int) -> list[np.ndarray]:
+    """What sentence-transformers makes of ``texts``, and the mean over the tokens at each depth, as
+    transformers computes it: rows of unit length."""
+    tokens = transformers.AutoTokenizer.from_pretrained(model)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        bert = transformers.AutoModel.from_pretrained(model)
+        layers = bert(**tokens, output_hidden_states=True).hidden_states
+    mask = tokens["attention_mask"][..., None]
+    means = [((layers[depth] * mask).sum(1) / mask.sum(1)).numpy() for depth in depths]
+    sentences = sentence_transformers.SentenceTransformer(str(model), device="cpu").encode(texts)
+    return [block / np.linalg.norm(block, axis=1, keepdims=True) for block in (sentences, *means)]
+
+
+@pytest.mark.parametrize(("form", "least"), [("fp32", 0.999999), ("fp16", 0.9999), ("w8", 0.995)])
 def test_every_form_gives_the_models_features(tiny, tmp_path, form, least):
     encoder = Encoder.load(encoders.build_encoder(tmp_path / form, form, tiny), device="cpu")
     short = [text for text in TEXTS if len(text.split()) <= 30]
     assert len(short) < len(TEXTS)
-    wanted = encoders.load_reference(tiny).encode(short)
-    assert cosines(wanted, encoder.encode(short)).min() >= least
-    assert (encoder.n_features, encoder.max_tokens) == (256, 32)
+    features = encoder.encode(short)
+    wanted = blocks_of(tiny, short, 2, 1, 0)
+    for got, block in zip(np.split(features, 4, axis=1), wanted, strict=True):
+        assert cosines(got, block).min() >= least
+    weighted = np.hstack([wanted[0], *(block / 2 for block in wanted[1:])]) / 1.75**0.5
+    np.testing.assert_allclose(features, weighted, atol=1e-5 if form == "fp32" else 2e-2)
+    assert (encoder.n_features, encoder.max_tokens) == (4 * 256, 32)
     if form != "fp16":  # which rounds every step
         alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
         np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
+
+
+def test_the_same_model_gives_the_same_bytes_that_say_what_the_features_are(tiny, tmp_path):
+    one, two = (encoders.build_encoder(tmp_path / name, "w8", tiny) for name in ("one", "two"))
+    for name in ("encoder.onnx", "tokenizer.json", "NOTICE", "encoder.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    stored = open_session(one / "encoder.onnx", "cpu").metadata
+    assert (stored["depths"], stored["widths"]) == ("sentence, 2, 1, 0", "256, 256, 256, 256")
+    assert json.loads((one / "encoder.json").read_text()) == stored
+
+
+@pytest.mark.parametrize(("n_layers", "depths"), [(12, "8, 4, 0"), (4, "3, 1, 0"), (2, "1, 0")])
+def test_depths_are_evenly_spaced_whatever_the_layers(tmp_path, n_layers, depths):
+    model = tiny_model(tmp_path / "model", modules.Pooling(256), n_layers=n_layers)
+    found = encoders.build_encoder(tmp_path / "out", "fp32", model)
+    assert json.loads((found / "encoder.json").read_text())["depths"] == f"sentence, {depths}"
+    features = Encoder.load(found, device="cpu").encode(TEXTS[:6])
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
 
 
 def test_the_8_bit_form_is_a_quarter_of_the_size(tiny, tmp_path):
@@ -103,7 +138,11 @@ def test_the_models_own_pooling_and_later_modules_are_kept(tmp_path, rest):
     model = tiny_model(tmp_path / "model", *rest)
     encoder = Encoder.load(encoders.build_encoder(tmp_path / "out", "fp32", model), device="cpu")
     wanted = encoders.load_reference(model).encode(TEXTS[:6])
-    np.testing.assert_allclose(encoder.encode(TEXTS[:6]), wanted, atol=2e-5)
+    features, width = encoder.encode(TEXTS[:6]), wanted.shape[1]
+    assert features.shape == (6, width + 3 * 256)
+    unit = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(features[:, :width] * 1.75**0.5, unit, atol=2e-5)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +156,21 @@ def test_a_model_with_other_parts_is_refused(tmp_path, rest, found):
     model = tiny_model(tmp_path / "model", *rest)
     with pytest.raises(ConfigError, match=found):
         encoders.build_encoder(tmp_path / "out", "fp32", model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_layers_differ_in_shape_is_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
+    config = transformers.FunnelConfig(  # it halves the tokens from block to block
+        vocab_size=len(VOCABULARY), block_sizes=[1, 1], num_decoder_layers=1, d_model=32, n_head=2, d_head=16
+    )  # fmt: skip
+    transformers.FunnelModel(config).save_pretrained(tmp_path)
+    transformers.BertTokenizerFast(vocab=str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    funnel = modules.Transformer(str(tmp_path), max_seq_length=32)
+    whole = sentence_transformers.SentenceTransformer(modules=[funnel, modules.Pooling(32)], device="cpu")
+    whole.save(str(tmp_path / "st"))
+    with pytest.raises(ConfigError, match=r"hidden states have one width.*\(1, 3, 32\), \(1, 2, 32\)"):
+        encoders.build_encoder(tmp_path / "out", "fp32", tmp_path / "st")
     assert not (tmp_path / "out").exists()
 
 
@@ -135,10 +189,12 @@ def test_the_script_exports_checks_and_records(tiny, tmp_path):
     arguments += ["--check", tmp_path / "table.parquet", "--origin", "me/Tiny", "--license", "MIT"]
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0 and "cosine_mean" in result.output
-    for form, least in (("w8", 0.999), ("fp32", 0.999999)):
-        folder = tmp_path / "out" / f"tiny-{form}"
+    for form, least in (("w8", 0.995), ("fp32", 0.999999)):
+        folder = tmp_path / "out" / f"tiny-depths-{form}"
         figures = json.loads((folder / "encoder.json").read_text())["figures"]
-        assert least <= figures["cosine_least"] <= figures["cosine_mean"]
+        assert list(figures["cosine_least"]) == ["sentence", "2", "1", "0"]
+        for block, worst in figures["cosine_least"].items():
+            assert least <= worst <= figures["cosine_mean"][block]
         assert figures["n_texts"] == len(TEXTS) > figures["n_compared"] > 0
         assert figures["alone_vs_batch"] <= 1e-5 and figures["ms_9_tokens"] > 0
         assert "me/Tiny" in (folder / "NOTICE").read_text() and "MIT" in (folder / "NOTICE").read_text()
@@ -147,10 +203,11 @@ def test_the_script_exports_checks_and_records(tiny, tmp_path):
 # The default encoder
 
 
-def test_the_real_model_in_fp32_matches_sentence_transformers(tmp_path):
-    encoder = Encoder.load(encoders.build_encoder(tmp_path / "fp32", "fp32"), device="cpu")
-    wanted = encoders.load_reference(encoders.pinned_model()).encode(PROMPTS)
-    assert cosines(wanted, encoder.encode(PROMPTS)).min() >= 0.9999
+def test_the_real_model_in_fp32_matches_sentence_transformers_and_transformers(tmp_path):
+    features = Encoder.load(encoders.build_encoder(tmp_path / "fp32", "fp32"), device="cpu").encode(PROMPTS)
+    wanted = blocks_of(encoders.pinned_model(), PROMPTS, 4, 2, 0)
+    for got, block in zip(np.split(features, 4, axis=1), wanted, strict=True):
+        assert cosines(got, block).min() >= 0.9999
 
 
 def test_exporting_again_gives_the_shipped_encoder(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from ensemble.errors import TableError
 from ensemble.learning.export import HeadWeights
 from ensemble.learning.fit import Shrinkage, fit
-from ensemble.learning.train import fit_head
+from ensemble.learning.recipe import fit_head
 from worlds import World, planted, table_of
 
 

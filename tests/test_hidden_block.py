@@ -12,9 +12,9 @@ import pytest
 from ensemble import bundle
 from ensemble.encoder import Encoder
 from ensemble.learning.features import featurize
+from ensemble.learning.recipe import fit_head
 from ensemble.learning.split import near_duplicates
 from ensemble.learning.tables import OutcomeTable, read_tables
-from ensemble.learning.train import fit_head
 
 PROMPTS_PER_TABLE, LONGEST = 300, 300  # characters: short prompts are encoded fast
 
@@ -32,7 +32,7 @@ def real(*names: str, aliases: dict[str, str] | None = None) -> OutcomeTable:
 
 
 def features_of(table: OutcomeTable, cache: Path) -> np.ndarray:
-    encoder = Encoder.load(bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-w8")
+    encoder = Encoder.load(bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8")
     return featurize(encoder, list(table.prompts), cache_folder=cache)
 
 

@@ -17,7 +17,7 @@ from ensemble.learning.export import build_graph
 from ensemble.router import Router
 from worlds import random_head
 
-ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-w8"
+ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8"
 TEXTS = [
     "What is the capital of France?",
     "Prove that the square root of 2 is irrational. " * 40,
@@ -27,7 +27,7 @@ TEXTS = [
 ]
 
 
-def saved(place: Path, n_features: int = 384) -> Path:
+def saved(place: Path, n_features: int = 1536) -> Path:
     made = Manifest(
         name="random",
         created="2026-01-02",
@@ -94,5 +94,5 @@ def test_a_missing_default_router_is_said_plainly(tmp_path: Path, monkeypatch: p
 
 
 def test_a_head_for_another_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="reads 16 features, its encoder makes 384"):
+    with pytest.raises(BundleError, match="reads 16 features, its encoder makes 1536"):
         Router.load(saved(tmp_path / "narrow", n_features=16))

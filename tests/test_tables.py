@@ -14,6 +14,7 @@ import pytest
 
 from ensemble.errors import TableError
 from ensemble.learning.tables import OutcomeTable, from_rows, read_tables, write_table
+from worlds import table_of
 
 MEMBERS = ("ada", "bob", "eve")
 
@@ -240,3 +241,15 @@ def test_the_real_table_is_read_whole_and_fast() -> None:
         0.6282, abs=1e-4
     )
     assert seconds < 2
+
+
+def test_a_label_is_the_task_within_its_source() -> None:
+    labels = table_of(
+        np.ones((4, 2)), tasks=["sums", "sums", None, "law"], source=["a", "b", "b", "b"]
+    ).labels
+    assert labels == ("a/sums", "b/sums", None, "b/law")
+
+
+def test_labels_go_with_their_prompts() -> None:
+    table = table_of(np.ones((3, 2)), tasks=["x", None, "y"])
+    assert table.subset([2, 0]).labels == ("world/y", "world/x")

@@ -16,6 +16,7 @@ from ensemble.encoder import Encoder
 from ensemble.errors import BundleError, EnsembleError, MissingExtraError, TableError
 from ensemble.head import Head
 from ensemble.learning import train as module
+from ensemble.learning.calibrate import BALLASTS
 from ensemble.learning.export import build_graph
 from ensemble.learning.split import near_duplicates, seen
 from ensemble.learning.train import Trained, train
@@ -23,7 +24,7 @@ from ensemble.router import Router
 from worlds import planted, table_of, worded
 
 TABLE, TOPIC = worded(600, 0)
-ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-w8"
+ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8"
 DAY = datetime.date(2026, 1, 2)
 
 
@@ -77,14 +78,17 @@ def test_the_folder_holds_a_router_that_tells_topics_it_never_saw_apart(router: 
 def test_the_manifest_says_what_was_learned(trained: Trained, router: Router, steps: list[str]) -> None:
     manifest = router.manifest
     assert (manifest.name, manifest.created, manifest.seed) == ("mine", "2026-01-02", 0)
-    assert manifest.encoder_id == "all-minilm-l6-v2-w8"
+    assert manifest.encoder_id == "all-minilm-l6-v2-depths-w8"
     assert [note.kind for note in manifest.members] == ["frontier", "specialist", "frontier", "frontier"]
     for note, price in zip(manifest.members, (1.0, 2.0, 4.0, 8.0), strict=True):
         assert note.usd_per_million_input == pytest.approx(price, rel=1e-3)
         assert note.usd_per_million_output == pytest.approx(3 * price, rel=1e-3)
         assert note.characters_per_token == pytest.approx(4.0, abs=1e-3)
     assert manifest.members[0].n_prompts == 480 and 100 < manifest.members[3].n_prompts < 140
-    assert manifest.recipe["n_tasks_guessed"] == 3
+    assert manifest.recipe["n_tasks_guessed"] == 3 and manifest.recipe["ballast"] in BALLASTS
+    assert {"shrinkage_shared", "shrinkage_own", "prior_std", "evidence_at_half_variance"} <= {
+        *manifest.recipe
+    }
     assert steps[0].startswith("600 prompts, 4 members, ") and len(steps) > 4
     assert json.loads((trained.folder / "manifest.json").read_text())["figures"] == manifest.figures
 
@@ -135,7 +139,7 @@ def test_the_same_table_and_seed_give_the_same_router(
 def test_costs_and_tokens_may_be_unknown(encoder: Encoder, place: Path) -> None:
     world = planted(150, 0)
     bare = table_of(world.table.reward)
-    features = np.zeros((150, 384), np.float32)
+    features = np.zeros((150, 1536), np.float32)
     features[:, :24] = world.features
     made = train(bare, encoder, ENCODER_FOLDER, place / "bare", features=features)
     assert made.figures["world"]["methods"]["ours"]["saving"] is None
@@ -147,7 +151,7 @@ def test_one_member_per_prompt_leaves_nothing_to_compare_and_says_so(encoder: En
     rng = np.random.default_rng(0)
     only = rng.integers(0, 4, (150, 1)) == np.arange(4)
     world = planted(150, 1)
-    features = np.zeros((150, 384), np.float32)
+    features = np.zeros((150, 1536), np.float32)
     features[:, :24] = world.features
     log = table_of(np.where(only, world.table.reward, np.nan), propensity=np.full((150, 4), 0.25))
     made = train(log, encoder, ENCODER_FOLDER, place / "log", features=features)
@@ -164,13 +168,18 @@ def test_what_is_wrong_is_said_before_the_work_begins(encoder: Encoder, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["letters"]
 
 
-def test_a_head_that_disagrees_with_what_was_fitted_is_never_written() -> None:
+@pytest.mark.parametrize("ballast", [0.0, 0.1])
+def test_a_head_that_disagrees_with_what_was_fitted_is_never_written(ballast: float) -> None:
     from worlds import random_head, unit
 
-    weights, features = random_head(3, 20, 16, 0), unit(np.random.default_rng(0), 40, 16)
+    weights = random_head(3, 20, 16, 0, ballast=ballast)
+    features = unit(np.random.default_rng(0), 40, 16)
     names = ["a", "b", "c"]
     module._check_parity(weights, Head(build_graph(weights), names), features)
     bent = dataclasses.replace(weights, reward_bias=weights.reward_bias + 3e-5)
+    heavier = dataclasses.replace(weights, trunk=dataclasses.replace(weights.trunk, ballast=ballast + 0.1))
+    with pytest.raises(EnsembleError, match="differs by"):
+        module._check_parity(heavier, Head(build_graph(weights), names), features)
     with pytest.raises(EnsembleError, match="differs by"):
         module._check_parity(bent, Head(build_graph(weights), names), features)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.learning.trunk import LEAST_CROWD, MOST_LANDMARKS, Trunk, fit_trunk
+from ensemble.learning.trunk import LEAST_CROWD, MOST_LANDMARKS, Trunk, fit_trunk, trust
 from worlds import planted
 
 
@@ -50,14 +53,47 @@ def test_attention_is_a_share_of_the_near_ones(n: int, seed: int) -> None:
         np.testing.assert_allclose(attention.sum(axis=1), 1, atol=1e-6)
 
 
-def test_attention_moves_without_steps() -> None:
+@pytest.mark.parametrize("ballast", [0.0, 0.3, 10.0])
+def test_attention_moves_without_steps(ballast: float) -> None:
     features = scattered(600, 3)
-    trunk = fit_trunk(features, [None] * 600, np.arange(600), 0)
+    trunk = dataclasses.replace(fit_trunk(features, [None] * 600, np.arange(600), 0), ballast=ballast)
     way = np.linspace(0, 1, 20_001)[:, None]
     between = (1 - way) * features[0] + way * features[1]
     between /= np.linalg.norm(between, axis=1, keepdims=True)
     steps = np.abs(np.diff(trunk.attention(trunk.likeness(between)), axis=0)).max()
     assert steps < 0.002  # about 20,000 steps: a jump of one landmark would be far larger
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 99), ballast=st.floats(1e-3, 1e3))
+def test_attention_fades_where_there_is_little_company(seed: int, ballast: float) -> None:
+    features = scattered(300, seed)
+    trunk = fit_trunk(features, [None] * 300, np.arange(300), seed)
+    likeness = trunk.likeness(scattered(50, seed + 1000))
+    company, full = trunk.company(likeness), trunk.attention(likeness)
+    heavy = dataclasses.replace(trunk, ballast=ballast)
+    faded = heavy.attention(likeness)
+    np.testing.assert_allclose(faded.sum(axis=1), company / (company + ballast), rtol=1e-5)
+    np.testing.assert_allclose(faded, full * faded.sum(axis=1, keepdims=True), atol=1e-7)  # shares stay
+    order = company.argsort()
+    assert (np.diff(faded.sum(axis=1)[order]) >= -1e-6).all()
+    even = dataclasses.replace(trunk, ballast=float(company[0])).attention(likeness[:1])
+    assert even.sum() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_company_is_how_many_learned_prompts_lie_near() -> None:
+    world = planted(800, 0)
+    trunk = fit_trunk(world.features, [None] * 800, np.arange(800), 0)
+    within, lost = trunk.likeness(world.features), trunk.likeness(-world.features)
+    assert trunk.nearness(within).max() == 1
+    near = trunk.company(within)
+    assert near.min() > 0 and near.max() <= 800 and np.median(near) > 10
+    assert trunk.company(lost).max() < 1e-3
+
+
+def test_trust_is_whole_without_a_ballast_and_none_without_company() -> None:
+    assert trust(np.array([0.0, 1e-9, 5.0]), 0.0).tolist() == [1, 1, 1]
+    assert trust(np.array([0.0, 2.0, 6.0]), 2.0).tolist() == [0, 0.5, 0.75]
 
 
 def test_the_task_is_guessed_from_features_alone() -> None:

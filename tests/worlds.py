@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.learning.calibrate import Curve
 from ensemble.learning.export import HeadWeights
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import Trunk
@@ -86,9 +87,9 @@ def unit(rng: np.random.Generator, n: int, width: int) -> Floats:
 
 
 def random_head(
-    n_members: int, n_landmarks: int, n_features: int, n_tasks: int, seed: int = 0
+    n_members: int, n_landmarks: int, n_features: int, n_tasks: int, seed: int = 0, ballast: float = 0.0
 ) -> HeadWeights:
-    """A head of these sizes with weights drawn at random."""
+    """A head of these sizes with weights drawn at random; every member's curve is bent its own way."""
     rng = np.random.default_rng(seed)
     landmarks = rng.normal(0, 0.3, (n_landmarks, n_features + n_tasks)).astype(np.float32)
     trunk = Trunk(
@@ -98,6 +99,7 @@ def random_head(
         task_bias=rng.normal(0, 1, n_tasks).astype(np.float32),
         n_near=min(n_landmarks, max(2, n_landmarks // 5)),
         reach=0.4,
+        ballast=ballast,
     )
     shape = (n_members, n_landmarks)
     return HeadWeights(
@@ -106,6 +108,7 @@ def random_head(
         tokens=rng.normal(0, 1, shape),
         evidence=rng.integers(0, 40, shape) / rng.uniform(0.5, 50),
         reward_bias=rng.uniform(0, 1, n_members),
+        curve=Curve(rng.normal(0, 0.5, n_members), *rng.uniform(0, 2, (2, n_members))),
         token_bias=rng.normal(5, 2, n_members),
         token_spread=rng.uniform(0, 2, n_members),
         prior_std=rng.uniform(0.02, 0.5, n_members),

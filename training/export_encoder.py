@@ -38,7 +38,8 @@ def main(
     name = pathlib.PurePath(origin or (encoders.WHEEL_ORIGIN if source is None else model)).name.lower()
     texts = _prompts(tables)
     for form in forms:
-        folder = encoders.build_encoder(out / f"{name}-{form}", form, source, origin=origin, license=license)
+        folder = out / f"{name}-depths-{form}"
+        encoders.build_encoder(folder, form, source, origin=origin, license=license)
         click.echo(f"{folder}")
         if texts:
             reference = encoders.load_reference(source or encoders.pinned_model())

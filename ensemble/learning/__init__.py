@@ -9,9 +9,10 @@ How a router is learned, in the order of a run (train)
     clusters, trunk      where a prompt lies among landmarks
     effects, fit         difficulty and ability told apart; what each member is worth at each landmark
     crossfit, calibrate  what would have been predicted unseen; what is chosen and corrected by it
+    recipe               all of that in its order, from features and outcomes to weights
     export, card         one ONNX graph; the text for people, with its caveats
 How good it is
     prices, metrics, baselines, evaluate, figures        the cost-quality curve, and what it is compared with
 What turns prompts into features
-    encoders, eight_bits                                 any sentence-transformers model as one ONNX graph
+    encoders, depths, eight_bits                         any sentence-transformers model as one ONNX graph
 """

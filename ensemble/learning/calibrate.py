@@ -1,14 +1,15 @@
 """Do the figures mean what they say? Everything here is learned from out-of-fold predictions.
 
 ``choose_shrinkage``   the penalties under which decisions were best
-``reward_line``        a straight line that makes expected rewards agree with realized ones
+``choose_ballast``     how much company a prompt needs for what was learned to count
+``reward_curve``       a curve per member that makes expected rewards agree with realized ones
 ``token_scale``        from the mean of logarithms to the mean of tokens, and to their 95 % point
 ``reward_doubt``       how far an expected reward may be off, given the evidence near the prompt
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,101 +19,119 @@ from ensemble.learning.fit import Shrinkage, pair_weight
 from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
 
-DIAL_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
+CAUTION = 2.0
 LEAST_PAIRS = 100  # below it a member borrows the pooled figure
 LEAST_CELL = 5  # prompts a region must have for its mean to tell anything
+BALLASTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # prompts; never none: far off, nothing is known
+STRANGE = 0.1  # share of prompts to come that are expected to be unlike all that was learned from
+EDGE = 0.02  # a straight fit knows no bounds; what it says nearer to 0 or 1 is not to be told apart
+CURVE_PAIRS = 3000  # a choice between near equals hangs on their curves: they are parted late
+NEWTON_STEPS, RIDGE = 20, 1.0
 
 
-def choose_shrinkage(
-    reward_hat: FloatArray, tokens_hat: FloatArray, table: OutcomeTable, grid: Sequence[Shrinkage]
-) -> int:
+def choose_shrinkage(reward_hat: FloatArray, table: OutcomeTable, grid: Sequence[Shrinkage]) -> int:
     """Index into ``grid`` of the penalties to use; ``reward_hat`` (n_shrinkages, n_prompts, n_members).
 
-    ``own`` by the mean utility of the decisions over five dials, ``shared`` (which no decision
-    depends on) by squared error.
-    """
-    cost_hat = _typical_cost(table, tokens_hat)
-    first = {s.own: k for k, s in reversed(list(enumerate(grid)))}
-    own = max(
-        sorted(first, reverse=True),  # of equal ones the strongest
-        key=lambda own: _mean_utility(reward_hat[first[own]], cost_hat, table),
-    )
-    return min(
-        (k for k, s in enumerate(grid) if s.own == own),
-        key=lambda k: float(np.nanmean((reward_hat[k] - table.reward) ** 2)),
-    )
-
-
-def dials(reward: FloatArray, cost_usd: FloatArray) -> list[float]:
-    """Five dials in USD per unit of reward, by formula: DIAL_STEPS x (dearest - cheapest mean USD) /
-    (best - worst mean reward) of the members; ``inf`` alone where costs are unknown or all alike."""
-    spread_usd = np.ptp(_column_means(cost_usd)) if np.isfinite(cost_usd).any() else 0.0
-    spread_reward = np.ptp(_column_means(reward))
-    if not spread_usd > 0 or not spread_reward > 0:
-        return [float("inf")]
-    return [float(step * spread_usd / spread_reward) for step in DIAL_STEPS]
-
-
-def _column_means(values: FloatArray) -> FloatArray:
-    known = np.isfinite(values)
-    counts = known.sum(axis=0)
-    means: FloatArray = np.where(known, values, 0.0).sum(axis=0)[counts > 0] / counts[counts > 0]
-    return means
-
-
-def _typical_cost(table: OutcomeTable, tokens_hat: FloatArray) -> FloatArray:
-    """Each member's mean USD, scaled by how long this answer is expected to be; 0 where unknown."""
-    known = np.isfinite(table.cost_usd)
-    n_known = np.maximum(known.sum(axis=0), 1)
-    mean_usd = np.where(known, table.cost_usd, 0.0).sum(axis=0) / n_known
-    mean_tokens = np.where(known, tokens_hat, 0.0).sum(axis=0) / n_known
-    usd: FloatArray = mean_usd * tokens_hat / np.maximum(mean_tokens, 1e-12)
-    return usd
-
-
-def _mean_utility(reward_hat: FloatArray, cost_hat: FloatArray, table: OutcomeTable) -> float:
-    """Sum over the dials of the mean reward - USD / dial, each prompt going to its best observed member.
-
-    A prompt with one observed member, as in a log, goes to the best of all: where that is the one observed
-    it counts by its pair's weight (the self-normalized off-policy estimate), else not at all.
-    """
-    some = np.flatnonzero(table.observed.any(axis=1))
-    alone = table.observed.sum(axis=1) == 1
-    open_to = table.observed | alone[:, None]
-    weight = pair_weight(table)
-    total = 0.0
-    for dial in dials(table.reward, table.cost_usd):
-        value = np.nan_to_num(table.reward) - np.nan_to_num(table.cost_usd) / dial
-        chosen = np.where(open_to, reward_hat - cost_hat / dial, -np.inf).argmax(axis=1)
-        for rows, weights in ((some[~alone[some]], np.ones(weight.shape)), (some[alone[some]], weight)):
-            got, counted = value[rows, chosen[rows]], weights[rows, chosen[rows]]
-            total += len(rows) / len(some) * _mean(got, counted)
-    return total
-
-
-def _mean(values: FloatArray, weight: FloatArray) -> float:
-    """Weighted; 0 where nothing counts."""
-    return float((values * weight).sum() / max(float(weight.sum()), 1e-12))
-
-
-def reward_line(reward_hat: FloatArray, table: OutcomeTable) -> tuple[float, FloatArray]:
-    """``slope``, one for all members, and ``offset`` (n_members,): reward ~ offset + slope * predicted.
-
-    One slope, since each member's own is mostly noise; an offset counts as if LEAST_PAIRS pairs more
-    had said zero.
+    Those of least squared error, but CAUTION times the penalty on the members' own differences: who takes the
+    greatest of several noisy expectations takes what noise favours, and an error that is counted member by
+    member doesn't show it. On the tables at hand decisions were best at two to three times.
     """
     weight = pair_weight(table)
-    count = np.maximum(weight.sum(axis=0), 1e-12)
-    y = np.where(table.observed, table.reward, 0.0)
-    mean_y, mean_hat = (weight * y).sum(axis=0) / count, (weight * reward_hat).sum(axis=0) / count
-    centred_hat, centred_y = reward_hat - mean_hat, y - mean_y
-    spread = float((weight * centred_hat**2).sum())
-    slope = float((weight * centred_hat * centred_y).sum()) / spread if spread > 0 else 1.0
-    slope = float(np.clip(slope, 0.0, 2.0))
+    cautious = {k: Shrinkage(s.shared, CAUTION * s.own) for k, s in enumerate(grid)}
+    errors = {
+        k: float((weight * np.nan_to_num(reward_hat[k] - table.reward) ** 2).sum())
+        for k, shrinkage in cautious.items()
+        if shrinkage in grid
+    }
+    return grid.index(cautious[min(errors, key=lambda k: errors[k])])
+
+
+def choose_ballast(
+    near: Callable[[float], FloatArray], far: Callable[[float], FloatArray], table: OutcomeTable
+) -> float:
+    """Of BALLASTS the one under which expected rewards err least, in squares.
+
+    ``near`` and ``far`` give the expected rewards (n_prompts, n_members) under a ballast: out of ordinary
+    folds, and out of folds that leave whole kinds of prompts out, which count for STRANGE of the whole.
+    """
+
+    def error(ballast: float) -> float:
+        errors = (float(np.nanmean((part(ballast) - table.reward) ** 2)) for part in (near, far))
+        return float(np.dot((1 - STRANGE, STRANGE), tuple(errors)))
+
+    return min(BALLASTS, key=error)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """reward = sigmoid(offset + rise * log(raw) - fall * log(1 - raw)), raw kept EDGE away from 0 and 1.
+
+    Beta calibration (Kull, Silva Filho, Flach 2017): with rise = fall it is Platt's, with both 1 and no
+    offset the identity. All (n_members,), rise and fall at least 0, so that no curve ever turns down.
+    """
+
+    offset: FloatArray
+    rise: FloatArray
+    fall: FloatArray
+
+    def __call__(self, raw: FloatArray) -> FloatArray:
+        """(n_prompts, n_members) -> the same shape, in (0, 1)."""
+        one, rise, fall = _terms(raw)
+        bent: FloatArray = 1 / (1 + np.exp(-(one * self.offset + rise * self.rise + fall * self.fall)))
+        return bent
+
+
+def _terms(raw: FloatArray) -> FloatArray:
+    """What offset, rise and fall are multiplied with, (3, *shape of raw). A straight fit may leave [0, 1]."""
+    kept = np.clip(raw, EDGE, 1 - EDGE)
+    return np.stack([np.ones_like(kept), np.log(kept), -np.log1p(-kept)])
+
+
+def reward_curve(raw: FloatArray, table: OutcomeTable) -> Curve:
+    """The curve per member that makes its expected rewards agree with the realized ones.
+
+    A member's own is fitted as if CURVE_PAIRS pairs more had followed the curve of all members together.
+    """
+    weight = pair_weight(table)
+    x, y = _terms(raw), np.where(table.observed, table.reward, 0.0)
     pairs = table.observed.sum(axis=0)
-    middle = np.where(pairs > 0, mean_hat, 0.5)  # the line turns about the member's mean, so levels stay
-    wanted = (mean_y - mean_hat) * pairs / (pairs + LEAST_PAIRS)
-    return slope, middle * (1 - slope) + np.where(pairs > 0, wanted, 0.0)
+    weight = weight * pairs / np.maximum(weight.sum(axis=0), 1e-12)  # a member's pairs count one on average
+    straight, free = np.array([0.0, 1.0, 1.0]), RIDGE * np.eye(3)
+    pooled, information = _logistic(x.reshape(3, -1), y.ravel(), weight.ravel(), straight, free)
+    shrinking = free + CURVE_PAIRS * information / max(int(pairs.sum()), 1)
+    own = [_logistic(x[:, :, m], y[:, m], weight[:, m], pooled, shrinking)[0] for m in range(table.n_members)]
+    return Curve(*np.array(own).T)
+
+
+def _logistic(
+    x: FloatArray, y: FloatArray, weight: FloatArray, start: FloatArray, shrinking: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Coefficients (3,) of ``x`` (3, n), all but the first at least 0; and the pairs' information (3, 3).
+
+    The quadratic ``shrinking`` (3, 3) draws them to ``start``. By projected Newton steps (Bertsekas, SIAM J.
+    Control Optim. 20, 1982): what stands at 0 and would go below is left out, too long a step is halved.
+    """
+
+    def loss(at: FloatArray) -> float:
+        z, off = at @ x, at - start
+        return float((weight * (np.logaddexp(0, z) - y * z)).sum() + off @ shrinking @ off / 2)
+
+    at, information = start, np.zeros((3, 3))
+    for _ in range(NEWTON_STEPS):
+        p = 1 / (1 + np.exp(-(at @ x)))
+        information = (x * (weight * p * (1 - p))) @ x.T
+        gradient = x @ (weight * (y - p)) - shrinking @ (at - start)
+        free = np.array([True, *((at > 0) | (gradient > 0))[1:]])
+        step = np.zeros(3)
+        step[free] = np.linalg.solve((information + shrinking)[np.ix_(free, free)], gradient[free])
+        halved = [at + step / 2**k for k in range(12)]
+        within = (np.array([to[0], *np.maximum(to[1:], 0.0)]) for to in halved)
+        now = loss(at)
+        better = next((to for to in within if loss(to) < now), None)
+        if better is None:
+            break
+        at = better
+    return at, information
 
 
 def token_scale(log_tokens_hat: FloatArray, table: OutcomeTable) -> tuple[FloatArray, FloatArray]:
@@ -180,31 +199,35 @@ def cells(
     enough = (count >= LEAST_CELL)[cell]
     row, member = row[enough], member[enough]
     _, cell, count = np.unique(cell[enough], return_inverse=True, return_counts=True)
-    residual = table.reward[row, member].astype(float) - np.clip(reward_hat[row, member], 0, 1)
+    hat = np.clip(reward_hat[row, member], 0, 1)
+    residual = table.reward[row, member].astype(float) - hat
     mean = _cell_means(residual, cell)
-    spread = _cell_means((residual - mean[cell]) ** 2, cell)
-    return Cells(mean, spread / np.maximum(count - 1, 1), evidence[row, member], cell)
+    scatter = hat * (1 - hat)  # of rewards of 0 and 1, whatever the few of a cell happen to be
+    if not np.isin(table.reward[table.observed], (0, 1)).all():  # graded ones scatter less
+        within = float(((residual - mean[cell]) ** 2).sum()) * len(cell) / max(len(cell) - len(mean), 1)
+        scatter = scatter * min(1.0, within / max(float(scatter.sum()), 1e-12))
+    return Cells(mean, _cell_means(scatter, cell) / count, evidence[row, member], cell)
 
 
 def _cell_means(values: FloatArray, cell: npt.NDArray[np.int64]) -> FloatArray:
     return np.bincount(cell, values) / np.bincount(cell)
 
 
-def reward_doubt(*parts: Cells) -> Doubt:
+def reward_doubt(near: Cells, far: Cells) -> Doubt:
     """Maximum likelihood for Gaussian cell residuals of variance reward_std**2 + sampling variance.
 
-    ``parts`` come from ordinary folds (much evidence) and from folds that leave regions out (little);
-    each part counts the same. Errors are taken to be alike all over a cell, which errs on the wide side.
+    ``near`` comes from ordinary folds (much evidence), ``far`` from folds that leave whole kinds of prompts
+    out (little) and counts for STRANGE of the whole. Errors are taken to be alike all over a cell.
     """
-    parts = tuple(part for part in parts if len(part.residual))
-    noise = max((part.noise for part in parts), default=0.0)
+    parts = [(s, part) for s, part in ((1 - STRANGE, near), (STRANGE, far)) if len(part.residual)]
+    noise = max((part.noise for _, part in parts), default=0.0)
     prior_std = np.geomspace(0.01, 0.5, 80)
     best, doubt = np.inf, Doubt(0.25, 1.0)
     for half in np.geomspace(0.01, 1e4, 61):
         loss = np.zeros(len(prior_std))
-        for part in parts:
+        for share, part in parts:
             variance = np.outer(prior_std, part.doubt(half)) ** 2 + part.sampling + 1e-9
-            loss += (np.log(variance) + part.residual**2 / variance).mean(axis=1)
+            loss += share * (np.log(variance) + part.residual**2 / variance).mean(axis=1)
         loss[prior_std**2 * half > noise] = np.inf  # one outcome tells at least what its own noise leaves
         if loss.min() < best:
             best, doubt = float(loss.min()), Doubt(float(prior_std[loss.argmin()]), float(half))

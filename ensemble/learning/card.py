@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.bundle import Manifest
+from ensemble.learning.calibrate import CAUTION
 from ensemble.learning.caveats import caveats
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import LEAST_CROWD, NEIGHBOURHOOD
@@ -143,16 +144,18 @@ def _recipe(manifest: Manifest) -> list[str]:
     lines = [
         f"A prompt's features{guess} are compared with {recipe.get('n_landmarks', '?')} landmarks, each the "
         f"mean of at least {LEAST_CROWD} different training prompts, and it attends to the nearest "
-        f"{NEIGHBOURHOOD:.0%} of them, the nearer the more. Every figure of a member is linear in that "
+        f"{NEIGHBOURHOOD:.0%} of them, the nearer the more; where few training prompts are near, attention "
+        "fades, and what is left is each member's overall level. Every figure of a member is linear in that "
         "attention. The outcomes are first taken apart into one difficulty per prompt and one ability per "
         "member, so that a member seen on easy prompts only is not taken for a strong one. Then the shared "
         "difficulty and each member's own difference from it are fitted on the attention by two ridge "
-        "regressions, the second shrunk on its own terms: a choice hangs on the differences alone, and "
-        "picking the greatest of several noisy figures rewards the noise. The penalties were chosen by the "
-        "decisions they lead to on folds not learned from, and a straight line fitted there makes expected "
-        "rewards agree with realized ones. The uncertainty is that of the expected reward, not of one "
-        "answer: it falls with the number of a member's outcomes near the prompt, at a rate fitted on folds "
-        "that leave out whole regions of prompts. Output tokens are fitted likewise, in logarithms.",
+        "regressions. Their penalties are those of least squared error on folds not learned from, but the "
+        f"second is taken {CAUTION:g} times as large: a choice hangs on the differences alone, and picking "
+        "the greatest of several noisy figures rewards the noise. A curve per member, fitted on the same "
+        "folds, makes expected rewards agree with realized ones. The uncertainty is that of the expected "
+        "reward, not of one answer: it falls with the number of a member's outcomes near the prompt, at a "
+        "rate fitted on folds that leave out single prompts and on folds that leave out whole tasks. Output "
+        "tokens are fitted likewise, in logarithms.",
         "",
     ]
     settings = [(name.replace("_", " "), str(value)) for name, value in recipe.items()]

@@ -6,6 +6,7 @@ fold fits the whole pipeline, landmarks and task guess included, on the other fo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,20 +14,48 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.learning.clusters import k_means
-from ensemble.learning.fit import Fitted, Shrinkage, fit
+from ensemble.learning.fit import Shrinkage, fit
 from ensemble.learning.tables import OutcomeTable
+from ensemble.learning.trunk import trust
 from ensemble.records import FloatArray
 
 Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # rows to fit on, rows to predict
 
+REGION, MOST_REGIONS = 50, 400  # prompts that lie close enough together for one error of expectation
+KIND, MOST_KINDS = 50, 20  # prompts that are a kind of their own where no tasks are named
+
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """``reward`` (n_shrinkages, n_prompts, n_members); the others (n_prompts, n_members)."""
+    """Predictions as two ends: ``far``, where nothing is known but the member's level, and ``near``, where
+    attention counts in full. In between lies what a ballast makes of the prompt's company.
 
-    reward: FloatArray
-    log_tokens: FloatArray
+    ``reward_near`` (n_shrinkages, n_prompts, n_members); ``reward_far``, ``tokens_near``, ``tokens_far`` (in
+    logarithms) and ``evidence`` (n_prompts, n_members); ``company`` (n_prompts,).
+    """
+
+    reward_near: FloatArray
+    reward_far: FloatArray
+    tokens_near: FloatArray
+    tokens_far: FloatArray
     evidence: FloatArray
+    company: FloatArray
+
+    def only(self, shrinkage: int) -> OutOfFold:
+        """The predictions under one of the shrinkages, by its place."""
+        return dataclasses.replace(self, reward_near=self.reward_near[[shrinkage]])
+
+    def reward(self, ballast: float) -> FloatArray:
+        """(n_prompts, n_members), under the first shrinkage."""
+        return self._between(self.reward_far, self.reward_near[0], ballast)
+
+    def log_tokens(self, ballast: float) -> FloatArray:
+        """(n_prompts, n_members)"""
+        return self._between(self.tokens_far, self.tokens_near, ballast)
+
+    def _between(self, far: FloatArray, near: FloatArray, ballast: float) -> FloatArray:
+        between: FloatArray = far + trust(self.company, ballast)[:, None] * (near - far)
+        return between
 
 
 def cross_fit(
@@ -39,31 +68,50 @@ def cross_fit(
 ) -> OutOfFold:
     """Predict every prompt from a fit that never saw its fold; the folds' second halves cover all rows."""
     shape = (table.n_prompts, table.n_members)
-    reward = np.full((len(shrinkages), *shape), np.nan)
-    log_tokens, evidence = np.full(shape, np.nan), np.full(shape, np.nan)
+    near = np.full((len(shrinkages), *shape), np.nan)
+    reward_far, tokens_near, tokens_far, evidence = (np.full(shape, np.nan) for _ in range(4))
+    company = np.full(table.n_prompts, np.nan)
     for learned, held_out in folds:
         fitted = fit(features[learned], table.subset(learned), shrinkages, seed)
-        reward[:, held_out], log_tokens[held_out], evidence[held_out] = _predict(fitted, features[held_out])
+        likeness = fitted.trunk.likeness(features[held_out])
+        attention = fitted.trunk.attention(likeness)
+        near[:, held_out] = [rows(attention) for rows in fitted.reward]
+        reward_far[held_out] = fitted.reward[0].bias
+        tokens_near[held_out] = fitted.log_tokens(attention)
+        tokens_far[held_out] = fitted.log_tokens.bias
+        evidence[held_out] = fitted.evidence(likeness)
+        company[held_out] = fitted.trunk.company(likeness)
         on_fold()
-    return OutOfFold(reward, log_tokens, evidence)
+    return OutOfFold(near, reward_far, tokens_near, tokens_far, evidence, company)
 
 
-def region_folds(
-    features: FloatArray, *, n_folds: int, seed: int
-) -> tuple[npt.NDArray[np.int64], list[Fold]]:
-    """Folds that each leave whole regions of the feature space out, to see predictions far from data.
+def regions(features: FloatArray, seed: int) -> npt.NDArray[np.int64]:
+    """The small region of the feature space that each prompt lies in, (n_prompts,)."""
+    return k_means(features, int(np.clip(len(features) // REGION, 1, MOST_REGIONS)), seed)
 
-    Returns the region of every prompt, (n_prompts,), and the folds.
+
+def away_folds(features: FloatArray, tasks: Sequence[str | None], *, n_folds: int, seed: int) -> list[Fold]:
+    """Folds that leave whole kinds of prompts out, to see predictions far from what was learned.
+
+    A kind is a task where the table names them, else a large region of the feature space.
     """
-    n_regions = int(np.clip(len(features) // 50, n_folds, 20))
-    region = k_means(features, n_regions, seed)
-    fold_of_region = np.random.default_rng(seed).permutation(region.max() + 1) % n_folds
-    fold = fold_of_region[region]
-    return region, [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
+    if len(set(tasks)) > 1 and None not in tasks:
+        kind = np.unique(np.array(tasks), return_inverse=True)[1]
+    else:
+        kind = k_means(features, int(np.clip(len(features) // KIND, 1, MOST_KINDS)), seed)
+    if not kind.any():  # one kind: leaving it out would leave nothing to learn from
+        kind = np.arange(len(kind))
+    n_folds = min(n_folds, int(kind.max()) + 1)
+    fold = _dealt(kind, n_folds, seed)
+    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
 
 
-def _predict(fitted: Fitted, features: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    likeness = fitted.trunk.likeness(features)
-    attention = fitted.trunk.attention(likeness)
-    reward = np.stack([rows(attention) for rows in fitted.reward])
-    return reward, fitted.log_tokens(attention), fitted.evidence(likeness)
+def _dealt(kind: npt.NDArray[np.int64], n_folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """The fold of every prompt, (n_prompts,): kinds go whole, the largest first, to the fold with least."""
+    size = np.bincount(kind)
+    order = np.random.default_rng(seed).permutation(len(size))
+    fold_of, filled = np.zeros(len(size), np.int64), np.zeros(n_folds, np.int64)
+    for k in order[np.argsort(-size[order], kind="stable")]:
+        fold_of[k] = filled.argmin()
+        filled[fold_of[k]] += size[k]
+    return fold_of[kind]

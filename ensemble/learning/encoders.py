@@ -2,6 +2,7 @@
 
     model -> one traced graph: ids, mask -> features -> fp32 | fp16 | w8 -> folder -> checked figures
 
+The features are the model's sentence embedding and the means of lower layers, side by side (depths.py).
 ``fp32`` is exact. ``fp16`` is half the size, for CUDA; it rounds what it computes, so that a text's
 features alone and in a batch agree to 1e-4 only. ``w8`` stores the large weights in 8 bits and computes
 in fp32 (eight_bits.py): a quarter of the size at the speed of fp32. Forms that round the activations to
@@ -25,7 +26,9 @@ import numpy as np
 
 from ensemble.encoder import FORMAT, GRAPH, TOKENIZER, Encoder
 from ensemble.errors import BundleError, ConfigError, MissingExtraError
+from ensemble.learning.depths import blocks, check_depths, side_by_side
 from ensemble.learning.eight_bits import store_in_8_bits
+from ensemble.records import FloatArray
 
 if TYPE_CHECKING:
     import onnx
@@ -64,7 +67,7 @@ def build_encoder(
     if model is None:
         model, origin, license = pinned_model(), origin or WHEEL_ORIGIN, license or WHEEL_LICENSE
     source = load_reference(model)
-    graph = to_onnx(source, half=form == "fp16")
+    graph, widths = to_onnx(source, half=form == "fp16")
     if form == "w8":
         store_in_8_bits(graph)
     facts = {
@@ -74,6 +77,8 @@ def build_encoder(
         "license": license or "see the model's card at its origin",
         "max_tokens": str(source.max_seq_length),
         "pad_id": str(source.tokenizer.pad_token_id or 0),
+        "depths": ", ".join(widths),
+        "widths": ", ".join(map(str, widths.values())),
     }
     for key, value in facts.items():
         graph.metadata_props.add(key=key, value=value)
@@ -111,7 +116,8 @@ def load_reference(model: str | os.PathLike[str]) -> SentenceTransformer:
             error.name or "sentence_transformers", "encoder", "Exporting an encoder"
         ) from error
     options = {"attn_implementation": "eager", "dtype": "float32"}  # traced as plain products
-    loaded = SentenceTransformer(str(model), device="cpu", model_kwargs=options)
+    layers = {"output_hidden_states": True}
+    loaded = SentenceTransformer(str(model), device="cpu", model_kwargs=options, config_kwargs=layers)
     parts: list[Any] = list(loaded)
     for part in parts:
         kind = type(part).__name__
@@ -127,34 +133,29 @@ def load_reference(model: str | os.PathLike[str]) -> SentenceTransformer:
             f"{loaded.max_seq_length} and prompt {loaded.default_prompt_name!r} in {model}. "
             "Set max_seq_length and default_prompt_name and save it to a folder of your own."
         )
+    check_depths(loaded)
     return loaded
 
 
-def to_onnx(model: SentenceTransformer, *, half: bool = False) -> onnx.ModelProto:
+def to_onnx(model: SentenceTransformer, *, half: bool = False) -> tuple[onnx.ModelProto, dict[str, int]]:
     """One graph: int64 input_ids, attention_mask (n, tokens) -> float32 features (n, n_features).
 
-    ``half`` computes in fp16 up to the pooling, and leaves ``model`` so.
+    And the width of each block of the features, by name and in order. ``half`` computes in fp16 up to
+    the pooling, and leaves ``model`` so.
     """
     import onnx
     import torch
 
-    parts: list[Any] = list(model)
     if half:
-        parts[0].half()
+        model[0].half()
 
     class TokensToFeatures(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.parts = torch.nn.ModuleList(parts)
+            self.model = model
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            state = {"input_ids": input_ids, "attention_mask": attention_mask}
-            if "token_type_ids" in model.tokenizer.model_input_names:
-                state["token_type_ids"] = torch.zeros_like(input_ids)  # every text is a first sentence
-            for part in parts:
-                state = part(state)
-                state["token_embeddings"] = state["token_embeddings"].float()
-            return state["sentence_embedding"]
+            return side_by_side(*blocks(model, input_ids, attention_mask).values())
 
     module = TokensToFeatures().eval()
     example = (torch.full((2, 8), 5), torch.ones(2, 8, dtype=torch.int64))
@@ -169,21 +170,21 @@ def to_onnx(model: SentenceTransformer, *, half: bool = False) -> onnx.ModelProt
             dynamic_axes={"input_ids": tokens, "attention_mask": tokens, "features": {0: "n"}},
         )  # fmt: skip
         graph = onnx.load(path)
-        width = module(*example).shape[1]
-    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = width
-    return graph
+        widths = {name: block.shape[1] for name, block in blocks(model, *example).items()}
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = sum(widths.values())
+    return graph, widths
 
 
 def check_encoder(
     folder: str | os.PathLike[str], reference: SentenceTransformer, texts: Sequence[str]
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Figures of an exported encoder on the CPU.
 
-    ``cosine_least`` and ``cosine_mean`` to ``reference`` (from ``load_reference``) over the ``n_compared``
-    of ``texts`` that fit the longest length: longer ones are read head and tail here, and cut there.
-    ``alone_vs_batch`` is the largest difference of any feature between a text alone and all in a batch,
-    ``ms_9_tokens`` and so on the median milliseconds of ``encode`` for one text on ``threads`` threads,
-    ``size_mb`` is the graph's.
+    ``cosine_least`` and ``cosine_mean`` to what ``reference`` (from ``load_reference``) makes of the
+    ``n_compared`` of ``texts`` that fit the longest length, by block: longer ones are read head and tail
+    here, and cut there. ``alone_vs_batch`` is the largest difference of any feature between a text alone
+    and all in a batch, ``ms_9_tokens`` and so on the median milliseconds of ``encode`` for one text on
+    ``threads`` threads, ``size_mb`` is the graph's.
     """
     encoder = Encoder.load(folder, device="cpu")
     lengths = [len(reference.tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in texts]
@@ -195,18 +196,34 @@ def check_encoder(
         )
     together = encoder.encode(texts)  # (n_texts, n_features)
     alone = np.concatenate([encoder.encode([text]) for text in texts])
-    got, wanted = together[fit], np.asarray(reference.encode([texts[row] for row in fit]))
-    lengths_product = np.linalg.norm(got, axis=1) * np.linalg.norm(wanted, axis=1)
-    cosines = (got * wanted).sum(axis=1) / lengths_product  # (n_compared,)
+    cosines = _cosines(together[fit], reference, [texts[row] for row in fit])
     return {
         "n_texts": len(texts),
         "n_compared": len(fit),
-        "cosine_least": round(float(cosines.min()), 6),
-        "cosine_mean": round(float(cosines.mean()), 6),
+        "cosine_least": {name: round(float(cosine.min()), 6) for name, cosine in cosines.items()},
+        "cosine_mean": {name: round(float(cosine.mean()), 6) for name, cosine in cosines.items()},
         "alone_vs_batch": float(f"{np.abs(together - alone).max():.1e}"),
         "size_mb": round((pathlib.Path(folder) / GRAPH).stat().st_size / 1e6, 1),
         "threads": encoder.threads,
     } | {f"ms_{tokens}_tokens": _milliseconds(encoder, tokens) for tokens in TIMED_TOKENS}
+
+
+def _cosines(
+    features: FloatArray, reference: SentenceTransformer, texts: Sequence[str]
+) -> dict[str, FloatArray]:
+    """By block, (n_texts,): between ``features`` and what ``reference`` makes of each text alone."""
+    import torch
+
+    rows, found, start = [], {}, 0
+    with torch.no_grad():
+        for text in texts:
+            tokens = reference.preprocess([text])
+            rows.append(blocks(reference, tokens["input_ids"], tokens["attention_mask"]))
+    for name, one in rows[0].items():
+        part = features[:, start : (start := start + one.shape[1])]
+        wanted = np.concatenate([row[name] for row in rows])
+        found[name] = (part * wanted).sum(axis=1) / np.linalg.norm(part, axis=1)
+    return found
 
 
 def record_figures(folder: str | os.PathLike[str], figures: Mapping[str, Any]) -> None:
@@ -242,7 +259,8 @@ def _notice(facts: Mapping[str, str]) -> str:
     return (
         f"{GRAPH} and {TOKENIZER} are derived from {facts['origin']}\n"
         f"License of the original: {facts['license']}\n\n"
-        "Changed: the model, with its pooling and normalization, was converted to one ONNX graph;\n"
+        "Changed: the model, with its pooling and normalization, was converted to one ONNX graph,\n"
+        f"which puts side by side its blocks {facts['depths']} (the numbers are hidden states, averaged);\n"
         f"{changed};\n"
         "the padding and truncation settings were taken out of the tokenizer.\n"
     )

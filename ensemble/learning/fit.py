@@ -25,7 +25,6 @@ from ensemble.learning.trunk import Trunk, fit_trunk
 from ensemble.records import FloatArray
 
 MOST_WEIGHT = 20.0  # of a pair observed with a small propensity; beyond it variance outweighs bias
-BREADTH = 20.0  # how fast a pair's worth as evidence falls with distance
 TOKEN_SHRINKAGE = (0.3, 3.0)  # shared, own
 USUAL_TOKENS = 256.0  # where no table tells
 
@@ -64,18 +63,13 @@ class Fitted:
     def evidence(self, likeness: FloatArray) -> FloatArray:
         """How many pairs of each member lie as near as prompts do to their landmark, (n_prompts, n_members);
         those farther off count less."""
-        nearness: FloatArray = np.exp(BREADTH * np.minimum(likeness - self.trunk.reach, 0))
-        return nearness @ self.support.T
+        return self.trunk.nearness(likeness) @ self.support.T
 
 
 def fit(features: FloatArray, table: OutcomeTable, shrinkages: Sequence[Shrinkage], seed: int) -> Fitted:
     """Fit on every row of ``table``; ``features`` (n_prompts, n_features) are those of its prompts."""
-    tasks = [
-        None if task is None else f"{source}/{task}"
-        for source, task in zip(table.source, table.tasks, strict=True)
-    ]
     _, texts = np.unique([normalize(prompt) for prompt in table.prompts], return_inverse=True)
-    trunk = fit_trunk(features, tasks, texts, seed)
+    trunk = fit_trunk(features, table.labels, texts, seed)
     likeness = trunk.likeness(features)
     attention = trunk.attention(likeness).astype(float)
     weight = pair_weight(table)

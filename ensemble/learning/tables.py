@@ -67,6 +67,12 @@ class OutcomeTable:
         """How many pairs have a reward."""
         return int(self.observed.sum())
 
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """The task of every prompt, led by its source: tasks of one name in two files are two."""
+        named = zip(self.source, self.tasks, strict=True)
+        return tuple(None if task is None else f"{source}/{task}" for source, task in named)
+
     def subset(self, rows: npt.ArrayLike) -> OutcomeTable:
         """The table of these prompts only, in this order; ``rows`` are indices or a mask."""
         index = np.arange(self.n_prompts)[np.asarray(rows) if np.size(rows) else []]

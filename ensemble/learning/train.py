@@ -8,12 +8,11 @@ read -> group near-duplicates -> hold a fifth out -> features
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,26 +24,19 @@ from ensemble import bundle as bundles
 from ensemble.encoder import Encoder
 from ensemble.errors import EnsembleError, MissingExtraError, TableError
 from ensemble.head import Head
-from ensemble.learning import calibrate
 from ensemble.learning.card import write_card
-from ensemble.learning.crossfit import cross_fit, region_folds
 from ensemble.learning.export import HeadWeights, build_graph
 from ensemble.learning.features import featurize
 from ensemble.learning.figures import measure
-from ensemble.learning.fit import Shrinkage, fit
 from ensemble.learning.prices import implied_prices
-from ensemble.learning.split import k_folds, near_duplicates, prompt_key, split
+from ensemble.learning.recipe import Step, fit_head
+from ensemble.learning.split import near_duplicates, prompt_key, split
 from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray, Kind
 from ensemble.text import prompt_text
 
-RECIPE = "landmark-attention-1"
-GRID = tuple(Shrinkage(shared, own) for own in (1.0, 3.0, 10.0, 30.0, 100.0) for shared in (0.3, 1.0, 3.0))
-N_FOLDS = 5
 HELD_OUT = 0.2
 PARITY = 1e-5  # of reward and its std absolutely, of tokens relatively
-
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -139,61 +131,6 @@ def _check_extra() -> None:
             raise MissingExtraError(module, "train", "training a router") from missing
 
 
-def fit_head(
-    features: FloatArray,
-    table: OutcomeTable,
-    groups: npt.NDArray[np.int64],
-    *,
-    seed: int = 0,
-    progress: bool = False,
-    on_step: Step = lambda _: None,
-) -> tuple[HeadWeights, dict[str, Any]]:
-    """Choose, calibrate and fit on all rows given; returns the head and what was chosen.
-
-    ``features`` (n_prompts, n_features), ``groups`` (n_prompts,) of near-duplicates.
-    """
-    folds = k_folds(groups, k=N_FOLDS, seed=seed)
-    region, away = region_folds(features, n_folds=N_FOLDS, seed=seed)
-    with _bar(progress, 2 * N_FOLDS + 1, "fitting") as advance:
-        on_step(f"cross-fitting {N_FOLDS} folds, {len(GRID)} shrinkages")
-        near = cross_fit(features, table, folds, GRID, seed, advance)
-        chosen = calibrate.choose_shrinkage(near.reward, np.exp(near.log_tokens), table, GRID)
-        shrinkage, reward = GRID[chosen], near.reward[chosen]
-        slope, offset = calibrate.reward_line(reward, table)
-        log_mean, log_p95 = calibrate.token_scale(near.log_tokens, table)
-        on_step("cross-fitting with whole regions left out, for the uncertainty")
-        far = cross_fit(features, table, away, [shrinkage], seed, advance)
-        doubt = calibrate.reward_doubt(
-            calibrate.cells(offset + slope * reward, near.evidence, region, table),
-            calibrate.cells(offset + slope * far.reward[0], far.evidence, region, table),
-        )
-        on_step("fitting on all of them")
-        fitted = fit(features, table, [shrinkage], seed)
-        advance()
-    rows = fitted.reward[0]
-    weights = HeadWeights(
-        trunk=fitted.trunk,
-        reward=slope * rows.weights,
-        reward_bias=slope * rows.bias + offset,
-        tokens=fitted.log_tokens.weights,
-        token_bias=fitted.log_tokens.bias + log_mean,
-        token_spread=log_p95 - log_mean,
-        evidence=fitted.support / doubt.half,
-        prior_std=np.full(table.n_members, doubt.prior_std),
-    )
-    recipe = {
-        "name": RECIPE,
-        "n_landmarks": fitted.trunk.n_landmarks,
-        "n_tasks_guessed": int(fitted.trunk.task_bias.size),
-        "shrinkage_shared": shrinkage.shared,
-        "shrinkage_own": shrinkage.own,
-        "reward_slope": round(slope, 4),
-        "prior_std": round(doubt.prior_std, 4),
-        "evidence_at_half_variance": round(doubt.half, 4),
-    }
-    return weights, recipe
-
-
 def _salt(table: OutcomeTable, seed: int) -> str:
     """One per training set and seed, so that no two bundles of different sets hash a prompt alike."""
     digest = hashlib.blake2b(f"{seed}".encode(), digest_size=8)
@@ -242,17 +179,3 @@ def _notes(
 
 def _price(usd_per_million: float) -> float | None:
     return round(float(usd_per_million), 6) if np.isfinite(usd_per_million) else None
-
-
-@contextlib.contextmanager
-def _bar(shown: bool, total: int, label: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, or nothing; gives the function that advances it."""
-    if not shown:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda: bar.advance(task)

@@ -5,10 +5,13 @@ landmarks (k-means centroids, never single prompts). It attends to the nearest o
 
     position  = [features, sqrt(task_weight * p(task | features))]
     likeness  = position @ landmarks.T
-    attention = normalized  sizes * max(exp(SHARPNESS * (likeness - best)) - exp(SHARPNESS * (far - best)), 0)
+    shares    = normalized  sizes * max(exp(SHARPNESS * (likeness - best)) - exp(SHARPNESS * (far - best)), 0)
+    company   = exp(BREADTH * min(likeness - reach, 0)) @ sizes
+    attention = shares * company / (company + ballast)
 
 where ``best`` is the greatest likeness and ``far`` that of the last landmark of the neighbourhood, so
-that attention falls to zero without a step. Everything a member is worth is linear in attention.
+that the shares fall to zero without a step. Everything a member is worth is linear in attention: where
+few learned prompts keep a prompt company, attention fades and only the member's overall level is left.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from ensemble.errors import MissingExtraError
 from ensemble.learning.clusters import k_means, means, nearest
 from ensemble.records import FloatArray
 
-SHARPNESS = 10.0
+SHARPNESS = 11.0
 NEIGHBOURHOOD = 0.2  # share of the landmarks a prompt attends to
-TASK_WEIGHT = 0.4
+TASK_WEIGHT = 0.28
+BREADTH = 30.0  # how fast what lies farther off than usual counts less as company, and as evidence
+TASK_PENALTY = 0.008  # inverse, of a logistic regression on features brought to one scale
 MOST_LANDMARKS = 1024
 PROMPTS_PER_LANDMARK = 8
 MOST_TASKS = 100  # the commonest are guessed at ...
@@ -39,7 +44,8 @@ LEAST_CROWD = 3  # different texts a landmark is the mean of: it stands for a cr
 class Trunk:
     """``landmarks`` (n_landmarks, n_features + n_tasks), ``sizes`` (n_landmarks,) prompts each stands for,
     ``task_weights`` (n_features, n_tasks) and ``task_bias`` (n_tasks,) of the task guess; n_tasks may be 0.
-    ``n_near`` landmarks are attended to; ``reach`` is the usual likeness of a prompt to its nearest one."""
+    ``n_near`` landmarks are attended to; ``reach`` is the usual likeness of a prompt to its nearest one;
+    with ``ballast`` prompts for company attention is halved."""
 
     landmarks: FloatArray
     sizes: FloatArray
@@ -47,6 +53,7 @@ class Trunk:
     task_bias: FloatArray
     n_near: int
     reach: float
+    ballast: float = 0.0
 
     @property
     def n_landmarks(self) -> int:
@@ -57,13 +64,27 @@ class Trunk:
         return _position(features, self.task_weights, self.task_bias) @ self.landmarks.T
 
     def attention(self, likeness: FloatArray) -> FloatArray:
-        """(n_prompts, n_landmarks) -> the same shape, rows summing to 1."""
+        """(n_prompts, n_landmarks) -> the same shape, rows summing to 1, or less with a ballast."""
         best = likeness.max(axis=1, keepdims=True)
         far = np.partition(likeness, -self.n_near, axis=1)[:, [-self.n_near]]
         near = np.exp(SHARPNESS * (likeness - best)) - np.exp(SHARPNESS * (far - best))
         weight = self.sizes * np.maximum(near, 0)
         shares: FloatArray = weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
-        return shares
+        return shares * trust(self.company(likeness), self.ballast)[:, None]
+
+    def nearness(self, likeness: FloatArray) -> FloatArray:
+        """(n_prompts, n_landmarks) -> the same shape: 1 as near as prompts usually are, less beyond."""
+        near: FloatArray = np.exp(BREADTH * np.minimum(likeness - self.reach, 0))
+        return near
+
+    def company(self, likeness: FloatArray) -> FloatArray:
+        """How many learned prompts lie near each prompt, (n_prompts,)."""
+        return self.nearness(likeness) @ self.sizes
+
+
+def trust(company: FloatArray, ballast: float) -> FloatArray:
+    """What share of the attention counts, in [0, 1], the shape of ``company``."""
+    return company / (company + ballast) if ballast else np.ones_like(company)
 
 
 def fit_trunk(
@@ -119,8 +140,12 @@ def _fit_task_guess(
         return np.zeros((features.shape[1], 0), np.float32), np.zeros(0, np.float32)
     known = np.array([task in names for task in tasks])
     labels = np.array([task for task in tasks if task in names])
-    guess = LogisticRegression(C=3.0, max_iter=200).fit(features[known], labels)
-    weights, bias = guess.coef_.T, guess.intercept_
+    seen = features[known].astype(float)
+    centre, scale = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-6)
+    standard = ((seen - centre) / scale).astype(np.float32)  # twice as fast as in double precision
+    guess = LogisticRegression(C=TASK_PENALTY, max_iter=400, tol=1e-3).fit(standard, labels)
+    weights = guess.coef_.astype(float).T / scale[:, None]
+    bias = guess.intercept_ - centre @ weights
     if len(names) == 2:  # scikit-learn keeps one column for two classes; a softmax wants both
         weights, bias = np.hstack([-weights / 2, weights / 2]), np.append(-bias / 2, bias / 2)
     return weights.astype(np.float32), bias.astype(np.float32)

@@ -34,7 +34,7 @@ $(VENV)/.serving: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.all: $(VENV)/.made pyproject.toml constraints.txt
 	@echo 'Installing what the tests need into $(VENV), torch among it (some minutes) ...'
-	$(PIP) install -q -c constraints.txt -e '.[cpu,train,encoder,postgres,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[cpu,train,encoder,postgres,benchmarks,dev]'
 	@touch $@ $(VENV)/.serving
 
 $(VENV)/.made:

@@ -93,11 +93,17 @@ def _surely_above_the_rest(result: Result) -> Verdict:
 
 
 def _no_worse_than_best_single(result: Result) -> Verdict:
-    mine, single = ours(result)["utility"], by_name(result)[BEST_SINGLE]["utility"]
-    pairs = list(zip(mine, single, result["dials_usd"], strict=True))[-2:]
-    evidence = "; ".join(f"{number(m[0])} against {number(s[0])} at {usd(dial)} USD" for m, s, dial in pairs)
-    claim = "utility no worse than the best single member's at the two highest dials"
-    return Verdict(claim, all(m[0] >= s[0] for m, s, _ in pairs), evidence)
+    """Against the member that was best on the learned tasks, and against the best in hindsight, whom nobody
+    could have known: with whole tasks held out they may be two."""
+    known, ideal = by_name(result)[BEST_SINGLE]["utility"], result["best_single_in_hindsight"]
+    cases = []
+    for mine, single, dial in list(zip(ours(result)["utility"], known, result["dials_usd"], strict=True))[
+        -2:
+    ]:
+        hindsight = ideal["reward"] - ideal["usd_per_1000"] / 1000 / dial
+        shown = f"{number(mine[0])} against {number(single[0])}, in hindsight {number(hindsight)}"
+        cases.append((f"at {usd(dial)} USD", mine[0] >= max(single[0], hindsight), shown))
+    return _every("utility no worse than the best single member's at the two highest dials", cases)
 
 
 def _trustworthy(result: Result) -> list[Verdict]:

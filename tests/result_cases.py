@@ -90,6 +90,7 @@ def result(table: str = "made_up", split: str = "iid", **changes: Any) -> dict[s
         "tasks": {"algebra": 1000, "law": 234},
         "best_single": {"member": "large", "reward": 0.7, "usd_per_1000": 10.0},
         "oracle_reward": 0.9,
+        "best_single_in_hindsight": {"member": "dear", "reward": 0.5, "usd_per_1000": 1.0},
         "member_points": POINTS,
         "spend_range_usd_per_1000": [0.1, 10.0],
         "dials_usd": DIALS,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ensemble.learning.clusters import k_means
 from ensemble.learning.crossfit import KIND, Fold, away_folds, cross_fit
 from ensemble.learning.fit import Shrinkage, fit
+from ensemble.learning.trunk import LEAST_OF_TASK
 from worlds import planted, unit
 
 WORLD = planted(300, 0)
@@ -26,11 +27,17 @@ def held_out_once(folds: Sequence[Fold], n: int) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 99), n=st.integers(20, 300), n_tasks=st.integers(2, 40), n_folds=st.integers(2, 6))
+@given(
+    seed=st.integers(0, 99),
+    n=st.integers(2 * LEAST_OF_TASK, 300),
+    n_tasks=st.integers(2, 40),
+    n_folds=st.integers(2, 6),
+)
 def test_tasks_go_whole_and_every_prompt_is_held_out_once(
     seed: int, n: int, n_tasks: int, n_folds: int
 ) -> None:
     rng = np.random.default_rng(seed)
+    n_tasks = min(n_tasks, n // LEAST_OF_TASK)
     odds = rng.dirichlet(np.full(n_tasks, 0.5))  # some tasks are large, some have a prompt or two
     tasks = [f"task {k}" for k in rng.choice(n_tasks, n, p=odds)]
     if len(set(tasks)) == 1:
@@ -45,7 +52,9 @@ def test_tasks_go_whole_and_every_prompt_is_held_out_once(
 
 
 @pytest.mark.parametrize(
-    "tasks", [[None] * 300, ["one"] * 300, ["a", None] * 150], ids=["none", "one", "some"]
+    "tasks",
+    [[None] * 300, ["one"] * 300, ["a", None] * 150, [str(i) for i in range(300)]],
+    ids=["none", "one", "some", "a label per prompt"],
 )
 def test_where_tasks_are_not_named_whole_regions_go(tasks: list[str | None]) -> None:
     folds = away_folds(WORLD.features, tasks, n_folds=5, seed=0)

@@ -102,14 +102,6 @@ def test_all_that_is_a_members_reaches_the_graph(name: str) -> None:
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(before, after, strict=True))
 
 
-def test_without_a_ballast_the_graph_has_none() -> None:
-    def constants(ballast: float) -> set[str]:
-        model = onnx.load_from_string(build_graph(random_head(3, 20, 8, 0, ballast=ballast)))
-        return {tensor.name for tensor in model.graph.initializer}
-
-    assert constants(0.3) - constants(0.0) == {"ballast"}
-
-
 @pytest.mark.parametrize("ballast", [0.0, 0.3])
 def test_a_prompt_gets_the_same_alone_and_in_a_batch(ballast: float) -> None:
     w = random_head(7, 200, 32, 4, ballast=ballast)

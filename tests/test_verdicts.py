@@ -86,6 +86,15 @@ def test_what_may_be_chance_is_no_miss() -> None:
     assert all(verdict.holds for verdict in verdicts(made))
 
 
+def test_with_tasks_held_out_the_member_best_in_hindsight_is_a_mark_too() -> None:
+    made = result(split="leave-task-out")
+    claim = "utility no worse than the best single member's at the two highest dials"
+    assert {v.claim: v.holds for v in verdicts(made)}[claim]
+    made["best_single_in_hindsight"]["reward"] = 0.99
+    (missed,) = [v for v in verdicts(made) if v.claim == claim]
+    assert not missed.holds and "hindsight" in missed.evidence
+
+
 def test_a_lead_within_chance_is_called_so() -> None:
     made = result()
     entry(made, "ours")["aiq_over_best"] = [0.001, -0.001, 0.003]

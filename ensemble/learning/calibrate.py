@@ -1,6 +1,6 @@
 """Do the figures mean what they say? Everything here is learned from out-of-fold predictions.
 
-``choose_shrinkage``   the penalties under which decisions were best
+``choose_shrinkage``   the penalties of least error, and more on what a choice hangs on
 ``choose_ballast``     how much company a prompt needs for what was learned to count
 ``reward_curve``       a curve per member that makes expected rewards agree with realized ones
 ``token_scale``        from the mean of logarithms to the mean of tokens, and to their 95 % point
@@ -19,7 +19,7 @@ from ensemble.learning.fit import Shrinkage, pair_weight
 from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
 
-CAUTION = 2.0
+CAUTION = 2.0  # times the penalty of least error: set on the tables at hand, see choose_shrinkage
 LEAST_PAIRS = 100  # below it a member borrows the pooled figure
 LEAST_CELL = 5  # prompts a region must have for its mean to tell anything
 BALLASTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # prompts; never none: far off, nothing is known
@@ -36,14 +36,14 @@ def choose_shrinkage(reward_hat: FloatArray, table: OutcomeTable, grid: Sequence
     greatest of several noisy expectations takes what noise favours, and an error that is counted member by
     member doesn't show it. On the tables at hand decisions were best at two to three times.
     """
-    weight = pair_weight(table)
-    cautious = {k: Shrinkage(s.shared, CAUTION * s.own) for k, s in enumerate(grid)}
-    errors = {
-        k: float((weight * np.nan_to_num(reward_hat[k] - table.reward) ** 2).sum())
-        for k, shrinkage in cautious.items()
-        if shrinkage in grid
-    }
-    return grid.index(cautious[min(errors, key=lambda k: errors[k])])
+    cautious = [Shrinkage(s.shared, CAUTION * s.own) for s in grid]
+    open_to = [k for k, shrinkage in enumerate(cautious) if shrinkage in grid]
+    return grid.index(cautious[min(open_to, key=lambda k: _squared_error(reward_hat[k], table))])
+
+
+def _squared_error(reward_hat: FloatArray, table: OutcomeTable) -> float:
+    """Sum over the observed pairs, each by its weight."""
+    return float((pair_weight(table) * np.nan_to_num(reward_hat - table.reward) ** 2).sum())
 
 
 def choose_ballast(
@@ -56,8 +56,8 @@ def choose_ballast(
     """
 
     def error(ballast: float) -> float:
-        errors = (float(np.nanmean((part(ballast) - table.reward) ** 2)) for part in (near, far))
-        return float(np.dot((1 - STRANGE, STRANGE), tuple(errors)))
+        usual, strange = (_squared_error(part(ballast), table) for part in (near, far))
+        return (1 - STRANGE) * usual + STRANGE * strange
 
     return min(BALLASTS, key=error)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ensemble.learning.clusters import k_means
 from ensemble.learning.fit import Shrinkage, fit
 from ensemble.learning.tables import OutcomeTable
-from ensemble.learning.trunk import trust
+from ensemble.learning.trunk import LEAST_OF_TASK, trust
 from ensemble.records import FloatArray
 
 Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # rows to fit on, rows to predict
@@ -93,9 +93,10 @@ def regions(features: FloatArray, seed: int) -> npt.NDArray[np.int64]:
 def away_folds(features: FloatArray, tasks: Sequence[str | None], *, n_folds: int, seed: int) -> list[Fold]:
     """Folds that leave whole kinds of prompts out, to see predictions far from what was learned.
 
-    A kind is a task where the table names them, else a large region of the feature space.
+    A kind is a task where the table names them, else a large region of the feature space; a label per
+    prompt names no tasks.
     """
-    if len(set(tasks)) > 1 and None not in tasks:
+    if None not in tasks and 1 < len(set(tasks)) <= len(tasks) / LEAST_OF_TASK:
         kind = np.unique(np.array(tasks), return_inverse=True)[1]
     else:
         kind = k_means(features, int(np.clip(len(features) // KIND, 1, MOST_KINDS)), seed)

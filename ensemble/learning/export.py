@@ -141,8 +141,6 @@ def _attention(graph: _Graph, likeness: str, near: str, trunk: Trunk) -> str:
     weight = graph("Mul", graph("Relu", above), sizes)
     total = graph("ReduceSum", weight, over_landmarks, keepdims=1)
     shares = graph("Div", weight, graph("Max", total, graph.constant("tiny", np.float32(1e-12))))
-    if not trunk.ballast:
-        return shares
     company = graph("ReduceSum", graph("Mul", near, sizes), over_landmarks, keepdims=1)
     ballast = graph.constant("ballast", np.float32(trunk.ballast))
     return graph("Mul", shares, graph("Div", company, graph("Add", company, ballast)))

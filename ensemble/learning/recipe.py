@@ -25,16 +25,7 @@ from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
 
 RECIPE = "landmark-attention-2"
-OWN = (
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-    32.0,
-    64.0,
-)  # each CAUTION times the last
+OWN = tuple(0.5 * calibrate.CAUTION**step for step in range(8))
 GRID = tuple(Shrinkage(shared, own) for own in OWN for shared in (0.3, 1.0))
 N_FOLDS = 5
 

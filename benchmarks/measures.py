@@ -202,6 +202,7 @@ def _figures(
         "aiq": interval(mine.aiq),
         "aiq_log": interval(mine.aiq_log),
         "utility": [interval(column) for column in mine.utility.T],
+        "utility_over_single": [interval(column) for column in (mine.utility - single.utility).T],
         "mean_utility": interval(mine.mean_utility),
         **{
             f"{figure}_over_best": None

@@ -95,14 +95,15 @@ def _surely_above_the_rest(result: Result) -> Verdict:
 def _no_worse_than_best_single(result: Result) -> Verdict:
     """Against the member that was best on the learned tasks, and against the best in hindsight, whom nobody
     could have known: with whole tasks held out they may be two."""
-    known, ideal = by_name(result)[BEST_SINGLE]["utility"], result["best_single_in_hindsight"]
+    mine, known = ours(result), by_name(result)[BEST_SINGLE]["utility"]
+    ideal = result["best_single_in_hindsight"]
     cases = []
-    for mine, single, dial in list(zip(ours(result)["utility"], known, result["dials_usd"], strict=True))[
-        -2:
-    ]:
+    for d, dial in list(enumerate(result["dials_usd"]))[-2:]:
+        utility, single, lead = mine["utility"][d][0], known[d][0], mine["utility_over_single"][d]
         hindsight = ideal["reward"] - ideal["usd_per_1000"] / 1000 / dial
-        shown = f"{number(mine[0])} against {number(single[0])}, in hindsight {number(hindsight)}"
-        cases.append((f"at {usd(dial)} USD", mine[0] >= max(single[0], hindsight), shown))
+        shown = f"{number(utility)}, {interval(lead, signed=True)} over {number(single)}"
+        shown += f", in hindsight {number(hindsight)}"
+        cases.append((f"at {usd(dial)} USD", utility >= max(single, hindsight), shown))
     return _every("utility no worse than the best single member's at the two highest dials", cases)
 
 

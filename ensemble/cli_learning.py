@@ -75,8 +75,11 @@ def train(
 
     if bool(data) == bool(log_place):
         raise ConfigError("expected either --data or --log, found " + ("both" if data else "neither"))
-    if encoder_folder and tune_encoder:
-        raise ConfigError("expected --encoder, which is used as it is, or --tune-encoder, found both")
+    if tune_encoder and (encoder_folder or log_place):
+        found = (
+            "--encoder, which is used as it is" if encoder_folder else "--log, which has features, not texts"
+        )
+        raise ConfigError(f"expected --tune-encoder with --data alone, found {found}. Leave one of them out.")
     folder = Path(encoder_folder or shipped_folder() / ENCODERS / DEFAULT_ENCODER)
     encoder, say, features = Encoder.load(folder), _say(as_json), None
     if log_place:
@@ -154,6 +157,10 @@ def evaluate(router: str, data: tuple[str, ...], aliases: tuple[str, ...], as_js
         f"{n_known:,} of {table.n_prompts:,} prompts dropped: the router learned from them or their twins"
     )
     print_report(report)
+    if manifest.recipe.get("encoder_tuned_on"):
+        click.echo(
+            "the others chose their settings on prompts that the encoder was tuned on, which flatter them"
+        )
 
 
 @click.group()

@@ -33,8 +33,9 @@ class Encoder:
     """Text to features: the same for a text alone and in any batch, to 1e-5. Thread-safe.
 
     ``id`` is the folder's name, ``n_features`` the width, ``max_tokens`` how many tokens of a text
-    are read, ``provider`` the onnxruntime execution provider it runs on with ``threads`` threads,
-    ``sha256`` the hex digests of its two files, by name.
+    are read, ``trained`` says what of it was trained on outcomes (``None``: nothing), ``provider`` is the
+    onnxruntime execution provider it runs on with ``threads`` threads, ``sha256`` the hex digests of its
+    two files, by name.
     """
 
     def __init__(self, id: str, tokenizer: bytes, session: Session) -> None:
@@ -44,6 +45,7 @@ class Encoder:
         self.sha256 = {GRAPH: session.sha256, TOKENIZER: hashlib.sha256(tokenizer).hexdigest()}
         self.n_features = int(session.outputs["features"][1])
         self.max_tokens = int(session.metadata["max_tokens"])
+        self.trained = session.metadata.get("trained")
         self._pad_id = int(session.metadata["pad_id"])
         self._reader = Reader(tokenizer, self.max_tokens)
 

@@ -16,6 +16,7 @@ DEAR = {
     "gap_closed": [0, 0, 0],
     "mean_utility": [0.2, 0.19, 0.21],
     "utility": [[u, u - 0.01, u + 0.01] for u in (-1, 0, 0.4, 0.6, 0.64)],
+    "utility_over_single": [[0.0, 0.0, 0.0]] * 5,
 }
 
 
@@ -35,6 +36,7 @@ def method(name: str, kind: str, aiq: float, brier: float | None, curve: list[li
         "aiq": about(aiq),
         "aiq_log": about(aiq - 0.05),
         "utility": [about(aiq - 0.1 + d / 50) for d in range(5)],
+        "utility_over_single": [about(0.01) for _ in range(5)],
         "mean_utility": about(aiq - 0.02),
         "aiq_over_best": over,
         "aiq_log_over_best": over,

@@ -74,6 +74,10 @@ def test_a_method_differs_from_itself_by_exactly_nothing() -> None:
     for figure in measures.COMPARED:
         assert found["twin"][f"{figure}_over_best"] == [0.0, 0.0, 0.0]
         assert found["neighbours"][f"{figure}_over_best"] is None
+    assert found[BEST_SINGLE]["utility_over_single"] == [[0.0, 0.0, 0.0]] * 5
+    for d in range(5):
+        lead = found["twin"]["utility"][d][0] - found[BEST_SINGLE]["utility"][d][0]
+        assert found["twin"]["utility_over_single"][d][0] == pytest.approx(lead)
 
 
 def test_pooling_puts_every_forecast_back_in_its_row() -> None:

@@ -31,6 +31,7 @@ def caveats(manifest: Manifest, part: OutcomeTable, retired: Mapping[str, dateti
     yield from _tokens(part)
     yield from _prices(manifest)
     yield from _withdrawn(manifest, retired)
+    yield from _tuned(manifest)
 
 
 def _language(prompts: Sequence[str]) -> str:
@@ -144,3 +145,12 @@ def _withdrawn(manifest: Manifest, retired: Mapping[str, datetime.date]) -> Iter
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _tuned(manifest: Manifest) -> Iterator[str]:
+    if n_tuned := manifest.recipe.get("encoder_tuned_on"):
+        yield (
+            f"Tasks it never saw. Its encoder was trained on {n_tuned:,} prompts of every task it knows, and "
+            "how unsure to be about a task left out was judged with that encoder: a new one may look more "
+            "familiar than it is, and `reward_std` there be too small."
+        )

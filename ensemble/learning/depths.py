@@ -15,6 +15,7 @@ bring was measured here: benchmarks/LOG.md.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from ensemble.errors import ConfigError
@@ -41,19 +42,24 @@ def check_depths(model: SentenceTransformer) -> None:
 
 
 def blocks(
-    model: SentenceTransformer, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    model: SentenceTransformer,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    inside: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008  has no state
 ) -> dict[str, torch.Tensor]:
     """ "sentence" and the number of each hidden state at ``DEPTHS`` -> (n, width), rows of unit length.
 
-    A model of two layers or one has fewer depths, so fewer blocks.
+    A model of two layers or one has fewer depths, so fewer blocks. The Transformer itself runs ``inside``
+    that context, as where its products are to be rounded; what is made of its states does not.
     """
     import torch
 
     state = {"input_ids": input_ids, "attention_mask": attention_mask}
     if "token_type_ids" in model.tokenizer.model_input_names:
         state["token_type_ids"] = torch.zeros_like(input_ids)  # every text is a first sentence
-    for part in model:
-        state = part(state)
+    for number, part in enumerate(model):
+        with inside if number == 0 else contextlib.nullcontext():
+            state = part(state)
         state["token_embeddings"] = state["token_embeddings"].float()
     layers = state["all_layer_embeddings"]
     numbers = [round(depth * (len(layers) - 1)) for depth in DEPTHS]

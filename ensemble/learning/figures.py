@@ -36,12 +36,14 @@ def compare(
     *,
     learned: Index,
     held_out: Index,
+    judged: Index | None = None,
     seed: int = 0,
     draws: int = 400,
 ) -> Report:
     """Ours and the baselines on ``held_out``; the baselines learn from ``learned``, the rows ours learned
-    from, an eighth of which chooses their settings. Members of the table that the head lacks are left out;
-    where the table tells no cost at all, every answer counts as free.
+    from. Their settings are chosen on ``judged``, those of them that the encoder was not tuned on, or on an
+    eighth drawn by ``seed``. Members of the table that the head lacks are left out; where the table tells no
+    cost at all, every answer counts as free.
     """
     known = [name for name in table.members if name in head.members]
     if len(known) < 2:
@@ -63,19 +65,23 @@ def compare(
     }
     complete = seen.observed.all(axis=1) & np.isfinite(seen.cost_usd).all(axis=1)
     if complete.sum() >= LEAST_LEARNED:
-        predictors |= _baselines(features, table, groups, learned[complete], held_out, seed)
+        used = learned[complete]
+        if judged is None:
+            cut = split(groups[used], fractions=(0.875, 0.125, 0.0), seed=seed)
+            judged = used[cut.validation]
+        predictors |= _baselines(features, table, used, judged, held_out, seed)
     return evaluate(predictors, part, groups=groups[held_out], seed=seed, draws=draws)
 
 
 def _baselines(
-    features: FloatArray, table: OutcomeTable, groups: Index, learned: Index, held_out: Index, seed: int
+    features: FloatArray, table: OutcomeTable, learned: Index, judged: Index, held_out: Index, seed: int
 ) -> Mapping[str, tuple[FloatArray, FloatArray]]:
-    cut = split(groups[learned], fractions=(0.875, 0.125, 0.0), seed=seed)
+    judges = np.isin(learned, judged)
 
     def part(rows: Index) -> Part:
         return Part(features[rows], table.reward[rows], table.cost_usd[rows])
 
-    fits = fit_all(part(learned[cut.train]), part(learned[cut.validation]), seed=seed)
+    fits = fit_all(part(learned[~judges]), part(learned[judges]), seed=seed)
     every = part(learned)
     found = {
         name: method.fit(every.features, every.reward, every.cost, seed=seed).predict(features[held_out])
@@ -97,9 +103,11 @@ def measure(
     *,
     learned: Index,
     held_out: Index,
+    judged: Index | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The manifest's figures: per source table, the comparison on the prompts held out of it.
+    """The manifest's figures: per source table, the comparison on the prompts held out of it; rows as in
+    ``compare``.
 
     A source's members are those seen on most of its prompts: rarer ones would empty the comparison. Sources
     with fewer than two of them, or fewer than LEAST_MEASURED prompts that all of them answered, are left out.
@@ -120,6 +128,7 @@ def measure(
             groups,
             learned=learned[source[learned] == name],
             held_out=held_out[source[held_out] == name],
+            judged=judged,
             seed=seed,
             draws=100,
         )

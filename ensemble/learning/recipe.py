@@ -43,8 +43,9 @@ def fit_head(
     """Choose, calibrate and fit on all rows given; returns the head and what was chosen.
 
     ``features`` (n_prompts, n_features), ``groups`` (n_prompts,) of near-duplicates. Everything is chosen on
-    the out-of-fold predictions of the rows ``judged``, ``None`` for all: where an encoder was tuned on some
-    of the prompts, their features flatter what is made of them, so the others judge.
+    the out-of-fold predictions of the rows numbered in ``judged``, ``None`` for all: where an encoder was
+    tuned on some of the prompts, their features flatter what is made of them, so the others judge. Of what
+    lies far off even they say too little then, for the encoder knows their tasks.
     """
     judged = np.arange(table.n_prompts) if judged is None else judged
     folds = _judging(k_folds(groups, k=N_FOLDS, seed=seed), judged)

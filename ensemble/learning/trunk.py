@@ -127,6 +127,12 @@ def _distinct(labels: npt.NDArray[np.int64], texts: npt.NDArray[np.int64]) -> np
     return np.bincount(clusters, minlength=int(labels.max()) + 1)
 
 
+def common_tasks(tasks: Sequence[str | None]) -> list[str]:
+    """Those that can be guessed at, the commonest first; of a task per prompt none is left."""
+    counts = Counter(task for task in tasks if task is not None).most_common(MOST_TASKS)
+    return [task for task, count in counts if count >= LEAST_OF_TASK]
+
+
 def _fit_task_guess(
     features: FloatArray, tasks: Sequence[str | None]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -134,8 +140,7 @@ def _fit_task_guess(
         from sklearn.linear_model import LogisticRegression
     except ImportError as missing:
         raise MissingExtraError("sklearn", "train", "training a router") from missing
-    common = Counter(task for task in tasks if task is not None).most_common(MOST_TASKS)
-    names = [task for task, count in common if count >= LEAST_OF_TASK]
+    names = common_tasks(tasks)
     if len(names) < 2:
         return np.zeros((features.shape[1], 0), np.float32), np.zeros(0, np.float32)
     known = np.array([task in names for task in tasks])

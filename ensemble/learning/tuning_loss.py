@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from ensemble.learning.fit import pair_weight
 from ensemble.learning.tables import OutcomeTable
+from ensemble.learning.trunk import common_tasks
 
 if TYPE_CHECKING:
     import torch
@@ -33,32 +34,26 @@ TINY, NEVER = 1e-6, -1e9
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What is to be guessed, as tensors: ``reward`` and ``weight`` (n_prompts, n_members), the weight 0 where
-    a pair was not observed; ``task`` (n_prompts, n_tasks) one-hot, a row of zeros where it is not known;
-    ``group`` (n_prompts,) of near-duplicates."""
+    """What is to be guessed, as tensors: ``group`` (n_prompts,) of near-duplicates; ``reward``, ``weight``
+    and their product ``weighed`` (n_prompts, n_members), the weight 0 where a pair was not observed;
+    ``task`` (n_prompts, n_tasks) one-hot, a row of zeros where it is not known or rare."""
 
+    group: torch.Tensor
     reward: torch.Tensor
     weight: torch.Tensor
+    weighed: torch.Tensor
     task: torch.Tensor
-    group: torch.Tensor
 
     @classmethod
     def of(cls, table: OutcomeTable, groups: npt.NDArray[np.int64], device: torch.device) -> Outcomes:
         import torch
 
-        labels = np.array([label or "" for label in table.labels])
-        names = np.unique(labels[labels != ""])
-        return cls(
-            *(
-                torch.as_tensor(np.asarray(values), device=device)
-                for values in (
-                    np.where(table.observed, table.reward, 0).astype(np.float32),
-                    pair_weight(table).astype(np.float32),
-                    (labels[:, None] == names).astype(np.float32),
-                    groups,
-                )
-            )
-        )
+        labels = np.array([label or "" for label in table.labels])[:, None]
+        names = np.array(common_tasks(table.labels), labels.dtype)
+        reward, weight = np.where(table.observed, table.reward, 0), pair_weight(table)
+        arrays = (reward, weight, weight * reward, labels == names)
+        numbers = (torch.as_tensor(array.astype(np.float32), device=device) for array in arrays)
+        return cls(torch.as_tensor(groups, device=device), *numbers)
 
     def loss(self, rows: torch.Tensor, likeness: torch.Tensor) -> torch.Tensor:
         """The mean loss of what the others say of ``rows`` (n_rows,); ``likeness`` (n_rows, n_prompts)."""
@@ -67,13 +62,13 @@ class Outcomes:
 
         kin = self.group[rows][:, None] == self.group[None]
         share = torch.softmax((SHARPNESS * likeness).masked_fill(kin, NEVER), dim=1)
-        weight, told = self.weight[rows], self.reward[rows]
-        told_of = share @ self.weight  # of each member: 0 where no other prompt has its reward
-        weight = weight * (told_of > TINY)
-        guess = ((share @ (self.weight * self.reward)) / told_of.clamp_min(TINY)).clamp(TINY, 1 - TINY)
+        weight, real = self.weight[rows], self.reward[rows]
+        known = share @ self.weight  # 0 where no other prompt has that member's reward
+        weight = weight * (known > TINY)
+        guess = ((share @ self.weighed) / known.clamp_min(TINY)).clamp(TINY, 1 - TINY)
         pairs = weight.sum().clamp_min(TINY)
-        rewards = (weight * binary_cross_entropy(guess, told, reduction="none")).sum() / pairs
-        off = guess - told
+        rewards = (weight * binary_cross_entropy(guess, real, reduction="none")).sum() / pairs
+        off = guess - real
         level = (weight * off).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp_min(TINY)
         differences = (weight * (off - level) ** 2).sum() / pairs
         loss: torch.Tensor = rewards + DIFFERENCE * differences

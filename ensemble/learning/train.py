@@ -87,12 +87,14 @@ def train(
 
     Raises TableError for a table too small or broken, BundleError where ``out`` is taken, EnsembleError
     where the exported head disagrees with what was fitted, MissingExtraError without the extra ``train``,
-    or ``encoder`` to tune, ConfigError for ``features`` beside ``tune_encoder`` and for a model that
-    cannot be tuned.
+    or ``encoder`` to tune, ConfigError for ``features`` beside ``tune_encoder``, ``tune_from``
+    without it, and a model that cannot be tuned.
     """
     _check_extra(("scipy", "sklearn", "onnx"), "train", "training a router")
     if tune_encoder:
         _check_extra(("torch", "sentence_transformers"), "encoder", "tuning an encoder")
+    elif tune_from is not None:
+        raise ConfigError("expected tune_from with tune_encoder=True, found it alone. Pass both, or neither.")
     if tune_encoder and features is not None:
         raise ConfigError(
             "expected prompts to tune an encoder on, found features, as a log has them. "

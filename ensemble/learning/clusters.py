@@ -20,7 +20,7 @@ def k_means(position: FloatArray, n_clusters: int, seed: int) -> Index:
     Starts from rows drawn at random, all different where there are so many; clusters that lose all
     their rows are dropped.
     """
-    distinct = np.unique(position, axis=0, return_index=True)[1]
+    distinct = list({row.tobytes(): i for i, row in enumerate(position)}.values())
     drawn = np.random.default_rng(seed).permutation(distinct)[:n_clusters]
     labels = nearest(position, position[drawn])
     for _ in range(STEPS):
@@ -38,7 +38,9 @@ def nearest(position: FloatArray, centres: FloatArray) -> Index:
 
 def means(position: FloatArray, labels: Index) -> FloatArray:
     """The mean row of every cluster, (k, width) in the type of ``position``."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-    sums = np.add.reduceat(position[order].astype(float), starts, axis=0)
-    return (sums / np.bincount(labels)[:, None]).astype(position.dtype)
+    from scipy.sparse import csr_matrix
+
+    sizes = np.bincount(labels)
+    shares = (1 / sizes[labels]).astype(position.dtype)
+    inside = csr_matrix((shares, (labels, np.arange(len(labels)))), (len(sizes), len(labels)))
+    return np.asarray(inside @ position)  # each row's share added in the rows' order, one after the other

@@ -68,8 +68,7 @@ class Fitted:
 
 def fit(features: FloatArray, table: OutcomeTable, shrinkages: Sequence[Shrinkage], seed: int) -> Fitted:
     """Fit on every row of ``table``; ``features`` (n_prompts, n_features) are those of its prompts."""
-    _, texts = np.unique([normalize(prompt) for prompt in table.prompts], return_inverse=True)
-    trunk = fit_trunk(features, table.labels, texts, seed)
+    trunk = fit_trunk(features, table.labels, _numbered(table.prompts), seed)
     likeness = trunk.likeness(features)
     attention = trunk.attention(likeness).astype(float)
     weight = pair_weight(table)
@@ -80,6 +79,12 @@ def fit(features: FloatArray, table: OutcomeTable, shrinkages: Sequence[Shrinkag
         _fit_token_rows(attention, log_tokens, weight),
         _support(likeness, table.observed),
     )
+
+
+def _numbered(prompts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The same number where prompts are the same text, (n_prompts,)."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(normalize(prompt), len(numbers)) for prompt in prompts])
 
 
 def pair_weight(table: OutcomeTable) -> FloatArray:

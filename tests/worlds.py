@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.learning.calibrate import Curve
+from ensemble.learning.doubt import Strangeness
 from ensemble.learning.export import HeadWeights
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import Trunk
@@ -112,6 +113,7 @@ def random_head(
         token_bias=rng.normal(5, 2, n_members),
         token_spread=rng.uniform(0, 2, n_members),
         prior_std=rng.uniform(0.02, 0.5, n_members),
+        strangeness=Strangeness(rng.uniform(-8, 2), *rng.uniform(0, 4, 2)),
     )
 
 

@@ -9,6 +9,7 @@ How a router is learned, in the order of a run (train)
     clusters, trunk      where a prompt lies among landmarks
     effects, fit         difficulty and ability told apart; what each member is worth at each landmark
     crossfit, calibrate  what would have been predicted unseen; what is chosen and corrected by it
+    doubt                how far off it may be nevertheless, the stranger the prompt the farther
     recipe               all of that in its order, from features and outcomes to weights
     export, card         one ONNX graph; the text for people, with its caveats
 How good it is

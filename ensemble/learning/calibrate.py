@@ -4,7 +4,8 @@
 ``choose_ballast``     how much company a prompt needs for what was learned to count
 ``reward_curve``       a curve per member that makes expected rewards agree with realized ones
 ``token_scale``        from the mean of logarithms to the mean of tokens, and to their 95 % point
-``reward_doubt``       how far an expected reward may be off, given the evidence near the prompt
+
+How far off they may be nevertheless is the question of doubt.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ensemble.learning.fit import Shrinkage, pair_weight
 from ensemble.learning.tables import OutcomeTable
@@ -21,7 +21,6 @@ from ensemble.records import FloatArray
 
 CAUTION = 2.0  # times the penalty of least error: set on the tables at hand, see choose_shrinkage
 LEAST_PAIRS = 100  # below it a member borrows the pooled figure
-LEAST_CELL = 5  # prompts a region must have for its mean to tell anything
 BALLASTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # prompts; never none: far off, nothing is known
 STRANGE = 0.1  # share of prompts to come that are expected to be unlike all that was learned from
 EDGE = 0.02  # a straight fit knows no bounds; what it says nearer to 0 or 1 is not to be told apart
@@ -158,77 +157,3 @@ def token_scale(log_tokens_hat: FloatArray, table: OutcomeTable) -> tuple[FloatA
 
 def _log_ratio(total: float, predicted: float) -> float:
     return float(np.log(max(total, 1.0) / max(predicted, 1.0)))
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """reward_std = prior_std / sqrt(1 + evidence / half): ``prior_std`` where nothing is known,
-    and ``half`` the evidence at which the variance has halved."""
-
-    prior_std: float
-    half: float
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Region x member cells: mean residual and its sampling variance, (n_cells,); and of the pairs in them
-    the evidence and the cell, (n_pairs,)."""
-
-    residual: FloatArray
-    sampling: FloatArray
-    evidence: FloatArray
-    cell: npt.NDArray[np.int64]
-
-    def doubt(self, half: float) -> FloatArray:
-        """Mean of 1 / sqrt(1 + evidence / half) over the pairs of each cell, (n_cells,)."""
-        return _cell_means(1 / np.sqrt(1 + self.evidence / half), self.cell)
-
-    @property
-    def noise(self) -> float:
-        """Variance of one outcome about its expectation."""
-        return float((self.sampling * np.bincount(self.cell)).mean())
-
-
-def cells(
-    reward_hat: FloatArray, evidence: FloatArray, region: npt.NDArray[np.int64], table: OutcomeTable
-) -> Cells:
-    """Average over all prompts of a region, per member, so that an error of the *expectation* shows."""
-    row, member = np.nonzero(table.observed)
-    code = region[row] * table.n_members + member
-    _, cell, count = np.unique(code, return_inverse=True, return_counts=True)
-    enough = (count >= LEAST_CELL)[cell]
-    row, member = row[enough], member[enough]
-    _, cell, count = np.unique(cell[enough], return_inverse=True, return_counts=True)
-    hat = np.clip(reward_hat[row, member], 0, 1)
-    residual = table.reward[row, member].astype(float) - hat
-    mean = _cell_means(residual, cell)
-    scatter = hat * (1 - hat)  # of rewards of 0 and 1, whatever the few of a cell happen to be
-    if not np.isin(table.reward[table.observed], (0, 1)).all():  # graded ones scatter less
-        within = float(((residual - mean[cell]) ** 2).sum()) * len(cell) / max(len(cell) - len(mean), 1)
-        scatter = scatter * min(1.0, within / max(float(scatter.sum()), 1e-12))
-    return Cells(mean, _cell_means(scatter, cell) / count, evidence[row, member], cell)
-
-
-def _cell_means(values: FloatArray, cell: npt.NDArray[np.int64]) -> FloatArray:
-    return np.bincount(cell, values) / np.bincount(cell)
-
-
-def reward_doubt(near: Cells, far: Cells) -> Doubt:
-    """Maximum likelihood for Gaussian cell residuals of variance reward_std**2 + sampling variance.
-
-    ``near`` comes from ordinary folds (much evidence), ``far`` from folds that leave whole kinds of prompts
-    out (little) and counts for STRANGE of the whole. Errors are taken to be alike all over a cell.
-    """
-    parts = [(s, part) for s, part in ((1 - STRANGE, near), (STRANGE, far)) if len(part.residual)]
-    noise = max((part.noise for _, part in parts), default=0.0)
-    prior_std = np.geomspace(0.01, 0.5, 80)
-    best, doubt = np.inf, Doubt(0.25, 1.0)
-    for half in np.geomspace(0.01, 1e4, 61):
-        loss = np.zeros(len(prior_std))
-        for share, part in parts:
-            variance = np.outer(prior_std, part.doubt(half)) ** 2 + part.sampling + 1e-9
-            loss += share * (np.log(variance) + part.residual**2 / variance).mean(axis=1)
-        loss[prior_std**2 * half > noise] = np.inf  # one outcome tells at least what its own noise leaves
-        if loss.min() < best:
-            best, doubt = float(loss.min()), Doubt(float(prior_std[loss.argmin()]), float(half))
-    return doubt

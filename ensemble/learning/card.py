@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ensemble.bundle import Manifest
 from ensemble.learning.calibrate import CAUTION
 from ensemble.learning.caveats import caveats
+from ensemble.learning.doubt import COVERED
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import LEAST_CROWD, NEIGHBOURHOOD
 
@@ -153,9 +154,11 @@ def _recipe(manifest: Manifest) -> list[str]:
         f"second is taken {CAUTION:g} times as large: a choice hangs on the differences alone, and picking "
         "the greatest of several noisy figures rewards the noise. A curve per member, fitted on the same "
         "folds, makes expected rewards agree with realized ones. The uncertainty is that of the expected "
-        "reward, not of one answer: it falls with the number of a member's outcomes near the prompt, at a "
-        "rate fitted on folds that leave out single prompts and on folds that leave out whole tasks. Output "
-        "tokens are fitted likewise, in logarithms.",
+        "reward, not of one answer: it falls with the number of a member's outcomes near the prompt, and "
+        "rises with the chance that the prompt is of no kind learned from (few training prompts near, an "
+        "undecided guess at its task), both at rates fitted on folds that leave out single prompts and on "
+        f"folds that leave out whole tasks, and wide enough that {COVERED:.0%} of the latter's regions lie "
+        "within twice of it. Output tokens are fitted likewise, in logarithms.",
         "",
     ]
     settings = [(name.replace("_", " "), str(value)) for name, value in recipe.items()]

@@ -31,7 +31,8 @@ class OutOfFold:
     attention counts in full. In between lies what a ballast makes of the prompt's company.
 
     ``reward_near`` (n_shrinkages, n_prompts, n_members); ``reward_far``, ``tokens_near``, ``tokens_far`` (in
-    logarithms) and ``evidence`` (n_prompts, n_members); ``company`` (n_prompts,).
+    logarithms) and ``evidence`` (n_prompts, n_members); ``company`` and ``entropy`` of the task guess
+    (n_prompts,).
     """
 
     reward_near: FloatArray
@@ -40,6 +41,7 @@ class OutOfFold:
     tokens_far: FloatArray
     evidence: FloatArray
     company: FloatArray
+    entropy: FloatArray
 
     def only(self, shrinkage: int) -> OutOfFold:
         """The predictions under one of the shrinkages, by its place."""
@@ -54,6 +56,7 @@ class OutOfFold:
             self.tokens_far[prompts],
             self.evidence[prompts],
             self.company[prompts],
+            self.entropy[prompts],
         )
 
     def reward(self, ballast: float) -> FloatArray:
@@ -81,7 +84,7 @@ def cross_fit(
     shape = (table.n_prompts, table.n_members)
     near = np.full((len(shrinkages), *shape), np.nan)
     reward_far, tokens_near, tokens_far, evidence = (np.full(shape, np.nan) for _ in range(4))
-    company = np.full(table.n_prompts, np.nan)
+    company, entropy = (np.full(table.n_prompts, np.nan) for _ in range(2))
     for learned, held_out in folds:
         fitted = fit(features[learned], table.subset(learned), shrinkages, seed)
         likeness = fitted.trunk.likeness(features[held_out])
@@ -92,8 +95,9 @@ def cross_fit(
         tokens_far[held_out] = fitted.log_tokens.bias
         evidence[held_out] = fitted.evidence(likeness)
         company[held_out] = fitted.trunk.company(likeness)
+        entropy[held_out] = fitted.trunk.entropy(features[held_out])
         on_fold()
-    return OutOfFold(near, reward_far, tokens_near, tokens_far, evidence, company)
+    return OutOfFold(near, reward_far, tokens_near, tokens_far, evidence, company, entropy)
 
 
 def regions(features: FloatArray, seed: int) -> npt.NDArray[np.int64]:

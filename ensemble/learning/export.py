@@ -7,7 +7,9 @@ The graph, with K landmarks, computes
     reward            = sigmoid(reward_offset + reward_rise * log(raw) - reward_fall * log(1 - raw))
     output_tokens     = exp(attention @ token_weights.T + token_bias)
     output_tokens_p95 = output_tokens * exp(token_spread)
-    reward_std        = prior_std / sqrt(1 + exp(BREADTH * min(likeness - reach, 0)) @ evidence_weights.T)
+    near              = exp(BREADTH * min(likeness - reach, 0))
+    strange (n, 1)    = sigmoid(offset - per_company * log(near @ sizes) + per_entropy * entropy(task guess))
+    reward_std        = prior_std * sqrt(strange + (1 - strange) / (1 + near @ evidence_weights.T))
 
 All that belongs to a member is one row of the initializer ``member_matrix``:
 
@@ -25,7 +27,8 @@ import numpy.typing as npt
 
 from ensemble.errors import MissingExtraError
 from ensemble.learning.calibrate import EDGE, Curve
-from ensemble.learning.trunk import BREADTH, SHARPNESS, TASK_WEIGHT, Trunk
+from ensemble.learning.doubt import LEAST_COMPANY, Strangeness, chance, doubt_share
+from ensemble.learning.trunk import BREADTH, LEAST_CHANCE, SHARPNESS, TASK_WEIGHT, Trunk
 from ensemble.records import FloatArray
 
 OPSET, IR_VERSION = 17, 9
@@ -34,7 +37,7 @@ MOST_LOG_TOKENS = 14.0  # about a million: an answer can't be longer, and exp() 
 
 @dataclass(frozen=True, eq=False)
 class HeadWeights:
-    """Everything in the head: the trunk and one row per member, float32.
+    """Everything in the head: the trunk, what is strange to it, and one row per member, float32.
 
     ``reward``, ``tokens``, ``evidence`` (n_members, n_landmarks); the others, and the curve's, (n_members,).
     """
@@ -48,6 +51,7 @@ class HeadWeights:
     token_bias: FloatArray
     token_spread: FloatArray
     prior_std: FloatArray
+    strangeness: Strangeness
 
     @property
     def member_matrix(self) -> FloatArray:
@@ -59,12 +63,15 @@ class HeadWeights:
     def predict(self, features: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """The graph's formula in numpy and float64: what the export is checked against."""
         trunk = self.trunk
-        likeness = trunk.likeness(features.astype(float))
+        features = features.astype(float)
+        likeness = trunk.likeness(features)
         attention = trunk.attention(likeness)
         reward = self.curve(attention @ self.reward.T + self.reward_bias)
         tokens = np.exp(np.minimum(attention @ self.tokens.T + self.token_bias, MOST_LOG_TOKENS))
-        evidence = trunk.nearness(likeness) @ self.evidence.T
-        return reward, self.prior_std / np.sqrt(1 + evidence), tokens, tokens * np.exp(self.token_spread)
+        evidence = trunk.nearness(likeness) @ self.evidence.T  # in units of half
+        strange = chance(self.strangeness.odds(trunk.company(likeness), trunk.entropy(features)))
+        std = self.prior_std * doubt_share(strange[:, None], evidence, 1.0)
+        return reward, std, tokens, tokens * np.exp(self.token_spread)
 
 
 def build_graph(weights: HeadWeights) -> bytes:
@@ -77,6 +84,7 @@ def build_graph(weights: HeadWeights) -> bytes:
     n_features, n_tasks = trunk.task_weights.shape
     graph = _Graph()
     features = position = "features"
+    guess = ""
     if n_tasks:
         logits = graph(
             "Gemm",
@@ -91,7 +99,10 @@ def build_graph(weights: HeadWeights) -> bytes:
     likeness = graph("Gemm", position, landmarks, transB=1)
     reach = graph.constant("reach", np.float32(trunk.reach))
     near = graph.scaled_exp(graph("Min", likeness, reach), reach, BREADTH)
-    attention = _attention(graph, likeness, near, trunk)
+    sizes = graph.constant("sizes", trunk.sizes)
+    company = graph.row_sum(graph("Mul", near, sizes))
+    attention = _attention(graph, likeness, company, sizes, trunk)
+    strange = _strange(graph, company, guess, weights.strangeness)
 
     graph.constant("member_matrix", matrix)
     k = trunk.n_landmarks
@@ -109,8 +120,9 @@ def build_graph(weights: HeadWeights) -> bytes:
     most = graph.constant("most_log_tokens", np.float32(MOST_LOG_TOKENS))
     graph("Exp", graph("Min", log_tokens, most), to="output_tokens")
     graph("Mul", "output_tokens", graph("Exp", spread), to="output_tokens_p95")
-    evidence = graph("Gemm", near, evidence_w, transB=1)
-    graph("Div", prior, graph("Sqrt", graph("Add", evidence, one)), to="reward_std")
+    seen = graph("Add", graph("Gemm", near, evidence_w, transB=1), one)
+    doubt = graph("Add", strange, graph("Div", graph("Sub", one, strange), seen))
+    graph("Mul", prior, graph("Sqrt", doubt), to="reward_std")
 
     def info(name: str, width: int) -> onnx.ValueInfoProto:
         return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n_prompts", width])
@@ -130,20 +142,31 @@ def build_graph(weights: HeadWeights) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _attention(graph: _Graph, likeness: str, near: str, trunk: Trunk) -> str:
+def _attention(graph: _Graph, likeness: str, company: str, sizes: str, trunk: Trunk) -> str:
     n_near = graph.constant("n_near", np.array([trunk.n_near], np.int64))
     ranked = graph("TopK", likeness, n_near, axis=1, largest=1, sorted=1, outputs=2)
     best = graph.columns(ranked, 0, 1)
     far = graph.columns(ranked, trunk.n_near - 1, trunk.n_near)
     above = graph("Sub", graph.scaled_exp(likeness, best, SHARPNESS), graph.scaled_exp(far, best, SHARPNESS))
-    sizes = graph.constant("sizes", trunk.sizes)
-    over_landmarks = graph.constant("over_landmarks", np.array([1], np.int64))
     weight = graph("Mul", graph("Relu", above), sizes)
-    total = graph("ReduceSum", weight, over_landmarks, keepdims=1)
-    shares = graph("Div", weight, graph("Max", total, graph.constant("tiny", np.float32(1e-12))))
-    company = graph("ReduceSum", graph("Mul", near, sizes), over_landmarks, keepdims=1)
+    tiny = graph.constant("tiny", np.float32(1e-12))
+    shares = graph("Div", weight, graph("Max", graph.row_sum(weight), tiny))
     ballast = graph.constant("ballast", np.float32(trunk.ballast))
     return graph("Mul", shares, graph("Div", company, graph("Add", company, ballast)))
+
+
+def _strange(graph: _Graph, company: str, guess: str, strangeness: Strangeness) -> str:
+    """(n, 1), in [0, 1]; ``guess`` (n, n_tasks), or "" where no tasks are guessed at."""
+    least = graph.constant("least_company", np.float32(LEAST_COMPANY))
+    alone = graph("Neg", graph("Log", graph("Max", company, least)))
+    odds = graph("Mul", alone, graph.constant("per_company", np.float32(strangeness.per_company)))
+    odds = graph("Add", odds, graph.constant("strange_offset", np.float32(strangeness.offset)))
+    if guess:
+        chance = graph("Max", guess, graph.constant("least_chance", np.float32(LEAST_CHANCE)))
+        told = graph.row_sum(graph("Mul", guess, graph("Log", chance)))  # minus the entropy
+        per_entropy = graph.constant("per_entropy", np.float32(strangeness.per_entropy))
+        odds = graph("Sub", odds, graph("Mul", told, per_entropy))
+    return graph("Sigmoid", odds)
 
 
 class _Graph:
@@ -174,6 +197,10 @@ class _Graph:
     def column(self, name: str, at: int) -> str:
         """name[:, at] as one row, (n_members,)."""
         return self("Squeeze", self.columns(name, at, at + 1), self._bound(1))
+
+    def row_sum(self, name: str) -> str:
+        """name.sum(axis=1, keepdims=True)"""
+        return self("ReduceSum", name, self._bound(1), keepdims=1)
 
     def scaled_exp(self, a: str, b: str, scale: float) -> str:
         """exp(scale * (a - b))"""

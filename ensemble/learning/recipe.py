@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ensemble.learning import calibrate
 from ensemble.learning.crossfit import Fold, away_folds, cross_fit, regions
+from ensemble.learning.doubt import fit_doubt
 from ensemble.learning.export import HeadWeights
 from ensemble.learning.fit import Shrinkage, fit
 from ensemble.learning.progress import Step, bar
@@ -24,7 +25,7 @@ from ensemble.learning.split import k_folds
 from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
 
-RECIPE = "landmark-attention-2"
+RECIPE = "landmark-attention-3"
 OWN = tuple(0.5 * calibrate.CAUTION**step for step in range(8))
 GRID = tuple(Shrinkage(shared, own) for own in OWN for shared in (0.3, 1.0))
 N_FOLDS = 5
@@ -61,11 +62,8 @@ def fit_head(
         ballast = calibrate.choose_ballast(near.reward, far.reward, told)
         curve = calibrate.reward_curve(near.reward(ballast), told)
         log_mean, log_p95 = calibrate.token_scale(near.log_tokens(ballast), told)
-        region = regions(features, seed)[judged]
-        doubt = calibrate.reward_doubt(
-            calibrate.cells(curve(near.reward(ballast)), near.evidence, region, told),
-            calibrate.cells(curve(far.reward(ballast)), far.evidence, region, told),
-        )
+        rewards = [curve(part.reward(ballast)) for part in (near, far)]
+        doubt = fit_doubt(near, far, rewards, regions(features, seed)[judged], told)
         on_step("fitting on all of them")
         fitted = fit(features, table, [shrinkage], seed)
         advance()
@@ -79,6 +77,7 @@ def fit_head(
         token_spread=log_p95 - log_mean,
         evidence=fitted.support / doubt.half,
         prior_std=np.full(table.n_members, doubt.prior_std),
+        strangeness=doubt.strangeness,
     )
     recipe = {
         "name": RECIPE,

@@ -37,6 +37,7 @@ MOST_LANDMARKS = 1024
 PROMPTS_PER_LANDMARK = 8
 MOST_TASKS = 100  # the commonest are guessed at ...
 LEAST_OF_TASK = 10  # ... and only those with so many prompts: a label per prompt is no task
+LEAST_CHANCE = 1e-12  # of a task, where its logarithm is taken
 LEAST_CROWD = 3  # different texts a landmark is the mean of: it stands for a crowd, not for a prompt
 
 
@@ -76,6 +77,12 @@ class Trunk:
         """(n_prompts, n_landmarks) -> the same shape: 1 as near as prompts usually are, less beyond."""
         near: FloatArray = np.exp(BREADTH * np.minimum(likeness - self.reach, 0))
         return near
+
+    def entropy(self, features: FloatArray) -> FloatArray:
+        """How undecided the task guess is, in nats, (n_prompts,); 0 where no tasks are guessed at."""
+        guess = _task_guess(features, self.task_weights, self.task_bias)
+        entropy: FloatArray = -(guess * np.log(np.maximum(guess, LEAST_CHANCE))).sum(axis=1)
+        return entropy
 
     def company(self, likeness: FloatArray) -> FloatArray:
         """How many learned prompts lie near each prompt, (n_prompts,)."""
@@ -159,7 +166,11 @@ def _fit_task_guess(
 def _position(features: FloatArray, task_weights: FloatArray, task_bias: FloatArray) -> FloatArray:
     if not task_bias.size:
         return features
+    return np.hstack([features, np.sqrt(TASK_WEIGHT * _task_guess(features, task_weights, task_bias))])
+
+
+def _task_guess(features: FloatArray, task_weights: FloatArray, task_bias: FloatArray) -> FloatArray:
+    """p(task | features), (n_prompts, n_tasks); n_tasks may be 0."""
     logits = features @ task_weights + task_bias
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    guess = odds / odds.sum(axis=1, keepdims=True)
-    return np.hstack([features, np.sqrt(TASK_WEIGHT * guess)])
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))

@@ -1,0 +1,163 @@
+"""reward_std means what it says, on errors whose size is known; strangers are told where there are some."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ensemble.learning.crossfit import OutOfFold
+from ensemble.learning.doubt import (
+    MOST_STD,
+    Cells,
+    Doubt,
+    Strangeness,
+    cells,
+    chance,
+    doubt_share,
+    reward_doubt,
+    tell_strangers,
+)
+from worlds import table_of
+
+NONE = np.zeros(0)
+NO_CELLS = Cells(NONE, NONE, NONE, NONE, np.zeros(0, np.int64))
+LINE = Strangeness(0.0, 1.0, 0.0)
+
+
+def doubtful(
+    seed: int, truth: Doubt, *, strange_odds: tuple[float, float] = (-30.0, -30.0)
+) -> tuple[Cells, Cells]:
+    """Errors drawn from the formula itself: 20 regions x 5 members, where much and where little is known."""
+    rng = np.random.default_rng(seed)
+    region = np.repeat(np.arange(20), 100)
+    parts = []
+    for usual, middle in zip((20 * truth.half, truth.half / 20), strange_odds, strict=True):
+        evidence = np.repeat(usual * rng.lognormal(0, 0.5, (20, 5)), 100, axis=0)
+        odds = np.repeat(rng.normal(middle, 0.5, 20), 100)
+        share = doubt_share(chance(odds + truth.strangeness.offset)[:, None], evidence, truth.half)
+        error = np.repeat(rng.normal(size=(20, 5)), 100, axis=0) * truth.prior_std * share
+        noise = rng.normal(0, 0.2, evidence.shape)
+        hat = np.full(evidence.shape, 0.5)
+        table = table_of(np.clip(hat + error + noise, 0, 1))
+        parts.append(cells(hat, odds, evidence, region, table))
+    return parts[0], parts[1]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 99), prior_std=st.floats(0.08, 0.15), half=st.floats(0.05, 1.5))
+def test_doubt_is_found_where_errors_follow_the_evidence(seed: int, prior_std: float, half: float) -> None:
+    found = reward_doubt(LINE, *doubtful(seed, Doubt(LINE, prior_std, half)))
+    assert found.prior_std == pytest.approx(prior_std, rel=0.35)
+    assert found.half == pytest.approx(half, rel=1.5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 99), prior_std=st.floats(0.1, 0.2))
+def test_doubt_is_found_where_errors_follow_strangeness(seed: int, prior_std: float) -> None:
+    """The evidence is alike near and far: strangeness alone tells them apart."""
+    truth = Doubt(LINE, prior_std, 0.05)
+    rng = np.random.default_rng(seed)
+    region = np.repeat(np.arange(30), 100)
+    parts = []
+    for middle in (-9.0, 3.0):
+        evidence, odds = np.full((3000, 5), 20.0), np.repeat(rng.normal(middle, 0.5, 30), 100)
+        share = doubt_share(chance(odds)[:, None], evidence, truth.half)
+        error = np.repeat(rng.normal(size=(30, 5)), 100, axis=0) * prior_std * share
+        reward = np.clip(0.5 + error + rng.normal(0, 0.2, evidence.shape), 0, 1)
+        parts.append(cells(np.full(evidence.shape, 0.5), odds, evidence, region, table_of(reward)))
+    found = reward_doubt(LINE, *parts)
+    usual, strange = (
+        found.prior_std
+        * doubt_share(chance(np.array([odds + found.strangeness.offset])), np.array([20.0]), found.half)[0]
+        for odds in (-9.0, 3.0)
+    )
+    assert strange == pytest.approx(prior_std, rel=0.35)
+    assert usual < strange / 5
+
+
+def test_far_off_two_standard_deviations_hold_what_they_should() -> None:
+    """Errors with heavy tails: the likeliest Gaussian would be too narrow for the few that are far off."""
+    rng = np.random.default_rng(0)
+    region = np.repeat(np.arange(40), 50)
+    error = np.repeat(np.where(rng.random((40, 5)) < 0.12, 0.3, 0.02), 50, axis=0)
+    table = table_of(np.clip(0.5 + error + rng.normal(0, 0.1, error.shape), 0, 1))
+    hat, odds = np.full(error.shape, 0.5), np.full(2000, 2.0)
+    near = cells(hat, odds - 20, np.full(error.shape, 50.0), region, table_of(np.full(error.shape, 0.5)))
+    far = cells(hat, odds, np.full(error.shape, 1.0), region, table)
+    found = reward_doubt(LINE, near, far)
+    std = found.prior_std * far.share(found.strangeness.offset, found.half)
+    assert (np.abs(far.residual) <= 2 * np.sqrt(std**2 + far.sampling) + 1e-9).mean() >= 0.95
+    assert found.prior_std <= MOST_STD
+
+
+def test_one_outcome_tells_at_least_what_its_own_noise_leaves() -> None:
+    """Errors alike near and far would make evidence worth nothing; it never is."""
+    rng = np.random.default_rng(0)
+    region = np.repeat(np.arange(20), 100)
+    hat, odds = np.full((2000, 5), 0.5), np.zeros(2000)
+    error = np.repeat(rng.normal(0, 0.1, (20, 5)), 100, axis=0)
+    table = table_of(np.clip(0.5 + error + rng.normal(0, 0.2, hat.shape), 0, 1))
+    near = cells(hat, odds, np.full(hat.shape, 100.0), region, table)
+    for far in (NO_CELLS, cells(hat, odds, np.full(hat.shape, 0.01), region, table)):
+        found = reward_doubt(LINE, near, far)
+        assert found.half <= 0.2**2 / 0.1**2 * 1.5
+
+
+def test_where_no_region_has_enough_prompts_the_doubt_is_stated() -> None:
+    stated = Doubt(LINE, 0.25, 1.0)
+    assert reward_doubt(LINE, NO_CELLS, NO_CELLS) == stated
+    assert reward_doubt(LINE, NO_CELLS, doubtful(0, Doubt(LINE, 0.1, 1.0))[1]) != stated  # one part is enough
+
+
+def test_cells_average_over_a_region_and_leave_small_ones_out() -> None:
+    reward = np.array([[0.0, 1.0]] * 4 + [[1.0, np.nan]] * 6)
+    region = np.array([0] * 4 + [1] * 6)
+    found = cells(np.full((10, 2), 0.25), np.arange(10.0), np.ones((10, 2)), region, table_of(reward))
+    assert found.residual == pytest.approx([0.75])  # region 1, member 0; the others have fewer than five
+    assert found.sampling == pytest.approx([0.25 * 0.75 / 6])  # of a coin's scatter, what six leave of it
+    assert found.strange_odds == pytest.approx(np.arange(4.0, 10.0))
+
+
+def test_the_scatter_of_graded_rewards_is_the_one_seen() -> None:
+    reward = np.array([[0.2], [0.4], [0.2], [0.4], [0.3], [0.3]])
+    found = cells(np.full((6, 1), 0.5), np.zeros(6), np.ones((6, 1)), np.zeros(6, np.int64), table_of(reward))
+    assert found.residual == pytest.approx([-0.2])
+    assert found.sampling == pytest.approx([reward.var(ddof=1) / 6], rel=1e-5)
+
+
+def predicted(company: np.ndarray, entropy: np.ndarray) -> OutOfFold:
+    nothing = np.zeros((len(company), 1))
+    return OutOfFold(nothing[None], nothing, nothing, nothing, nothing, company, entropy)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99), by_company=st.booleans(), by_entropy=st.booleans())
+def test_strangers_are_told_by_what_tells_them_and_by_nothing_else(
+    seed: int, by_company: bool, by_entropy: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    company = rng.lognormal(3, 1, (2, 2000))
+    entropy = rng.gamma(2, 0.3, (2, 2000))
+    company[1] /= 20 if by_company else 1
+    entropy[1] += 1.5 if by_entropy else 0
+    found = tell_strangers(*(predicted(c, e) for c, e in zip(company, entropy, strict=True)))
+    known, strange = (found.odds(c, e) for c, e in zip(company, entropy, strict=True))
+    assert np.median(known) == pytest.approx(0, abs=1e-6)
+    assert found.per_company >= 0 and found.per_entropy >= 0
+    higher = ((strange[:, None] > known).mean() + (strange[:, None] >= known).mean()) / 2
+    if by_company or by_entropy:
+        assert higher > 0.9
+    else:
+        assert abs(higher - 0.5) < 0.05
+
+
+def test_without_a_task_guess_company_alone_tells() -> None:
+    rng = np.random.default_rng(0)
+    company, no_tasks = rng.lognormal(3, 1, (2, 500)) / [[1.0], [30.0]], np.zeros(500)
+    found = tell_strangers(predicted(company[0], no_tasks), predicted(company[1], no_tasks))
+    assert found.per_company > 0 and np.isfinite(dataclasses.astuple(found)).all()
+    assert np.isfinite(found.odds(np.zeros(3), np.zeros(3))).all()  # nobody there at all

@@ -74,11 +74,11 @@ def run(
 ) -> Run:
     """Every fold of ``problem``, out of the folder ``store`` where it is there already; ``on_fold`` is told
     the candidate's name as each begins."""
-    key = _key(candidate, problem)
+    fits = key(candidate, problem)
     rounds = []
     for k, fold in enumerate(problem.folds):
         on_fold(candidate.name)
-        path = store / f"{_stem(candidate, problem, k)}.{key}.npz"
+        path = store / f"{_stem(candidate, problem, k)}.{fits}.npz"
         if not path.is_file():
             _save(path, play(candidate, problem, fold))
         rounds.append(_load(path))
@@ -123,7 +123,8 @@ def _stem(candidate: Candidate, problem: Problem, fold: int) -> str:
     return ".".join(re.sub(r"[^\w-]+", "_", part) for part in parts)
 
 
-def _key(candidate: Candidate, problem: Problem) -> str:
+def key(candidate: Candidate, problem: Problem) -> str:
+    """A hash of all that decides a candidate's fits: rows, settings, code and libraries."""
     hashed = hashlib.sha256(f"{problem.digest} {candidate.grid!r}".encode())
     modules = _modules(candidate)
     found = code(modules)

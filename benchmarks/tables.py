@@ -101,7 +101,7 @@ def _section(result: Result, found: Sequence[Verdict]) -> str:
     return "\n\n".join(
         [
             f"## {result['table']}, {SPLITS[result['split']]}",
-            f"{summary(result)} Made {result['made']} with {result['encoder']}, seed {result['seed']}.",
+            f"{summary(result)} Made {_days(result)} with {result['encoder']}, seed {result['seed']}.",
             f"![cost-quality frontiers](results/quality/{stem}.svg)",
             *([sheets.standing(result)] if has_ours(result) else []),
             *(each(result).markdown() for each in (sheets.quality, sheets.savings, sheets.trust)),
@@ -111,6 +111,12 @@ def _section(result: Result, found: Sequence[Verdict]) -> str:
             "</details>",
         ]
     )
+
+
+def _days(result: Result) -> str:
+    """When the methods were measured: some may have been kept from an earlier day."""
+    days = sorted({method["made"] for method in result["methods"] if method["kind"] != "mark"})
+    return " to ".join(dict.fromkeys((days[0], days[-1])))
 
 
 def summary(result: Result) -> str:

@@ -33,6 +33,8 @@ def method(name: str, kind: str, aiq: float, brier: float | None, curve: list[li
         "name": name,
         "kind": kind,
         "settings": ["as it is"] * 5,
+        "key": None if kind == "mark" else "0" * 20,
+        "made": "2026-11-22",
         "aiq": about(aiq),
         "aiq_log": about(aiq - 0.05),
         "utility": [about(aiq - 0.1 + d / 50) for d in range(5)],
@@ -78,10 +80,9 @@ def result(table: str = "made_up", split: str = "iid", **changes: Any) -> dict[s
     learners = [m["name"] for m in methods if m["kind"] != "mark"]
     nothing = [{"name": name, "gain": about(-0.001), "aiq_over_mix": about(-0.002)} for name in learners]
     made: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "table": table,
         "split": split,
-        "made": "2026-11-22",
         "encoder": "an-encoder",
         "recipe": "a-recipe",
         "seed": 0,

@@ -12,8 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import quality
-from benchmarks.protocol import read_rows
+from benchmarks.protocol import Candidate, Rival, read_rows
+from benchmarks.result import Rows, measure
+from ensemble.bundle import ENCODERS, shipped_folder
+from ensemble.cli_learning import DEFAULT_ENCODER
+from ensemble.encoder import Encoder
 from ensemble.errors import TableError
+from ensemble.learning.baselines import Neighbours, Ridge
 from ensemble.learning.longform import write_table
 from worlds import TOPICS
 
@@ -119,3 +124,70 @@ def test_rows_are_those_that_every_compared_member_answered(tmp_path: Path) -> N
     lacking = own_table(tmp_path / "thin.parquet", tasks=True, lacking=60)
     with pytest.raises(TableError, match=r"found 30 of 90; most are lacking from c 60.*thin\.json"):
         read_rows(lacking)
+
+
+# --- keeping what would come out the same
+
+
+def ruler(
+    table: Path, before: dict[str, Any] | None, *methods: Candidate, only: set[str] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """The result, and the methods whose folds were asked for."""
+    asked: list[str] = []
+    rows = Rows.of(table, Encoder.load(shipped_folder() / ENCODERS / DEFAULT_ENCODER))
+    store = table.parent / "work"
+    made = measure(rows, "iid", methods, store, before=before, only=only, draws=50, on_fold=asked.append)
+    return json.loads(json.dumps(made)), list(dict.fromkeys(asked))
+
+
+def dated(result: dict[str, Any], day: str) -> dict[str, Any]:
+    """The same result, as if made on that day."""
+    return json.loads(re.sub(r'"made": "[^"]*"', f'"made": "{day}"', json.dumps(result)))
+
+
+SOFT, NEAREST, LINE, OTHER_LINE = (
+    Candidate("soft", "tuned", (Rival(Neighbours(40, 0.1)),)),
+    Candidate("nearest", "tuned", (Rival(Neighbours(20, None)),)),
+    Candidate("line", "published", (Rival(Ridge(100.0)),)),
+    Candidate("line", "published", (Rival(Ridge(1.0)),)),
+)
+
+
+def test_only_what_changed_is_measured_and_all_comes_out_as_if_everything_had_been(tmp_path: Path) -> None:
+    table = own_table(tmp_path / "mine.parquet", tasks=True)
+    before, asked = ruler(table, None, SOFT, NEAREST, LINE)
+    assert asked == ["soft", "nearest", "line"]
+    best = set(before["best_baseline"].values()) & {"soft", "nearest", "line"}
+    assert "line" not in best
+    after, asked = ruler(table, dated(before, "2001-01-01"), SOFT, NEAREST, OTHER_LINE)
+    assert {"line"} <= {*asked} <= {"line", *best}
+    whole, _ = ruler(table, None, SOFT, NEAREST, OTHER_LINE)
+    assert dated(after, "") == dated(whole, "")
+    made = {method["name"]: method["made"] for method in after["methods"]}
+    assert made["soft"] == made["nearest"] == "2001-01-01" and made["line"] == made["best single"] > "2026"
+
+
+def test_what_all_are_compared_with_cannot_change_alone(tmp_path: Path) -> None:
+    table = own_table(tmp_path / "mine.parquet", tasks=True)
+    poor = Candidate("strong", "tuned", (Rival(Neighbours(1, None)),))
+    before, _ = ruler(table, None, poor, LINE)
+    strong = Candidate("strong", "tuned", SOFT.grid)
+    after, asked = ruler(table, before, strong, LINE)
+    assert "strong" in after["best_baseline"].values() and {*asked} == {"strong", "line"}
+    whole, _ = ruler(table, None, strong, LINE)
+    assert dated(after, "") == dated(whole, "")
+
+
+def test_other_rows_keep_nothing(tmp_path: Path) -> None:
+    before, _ = ruler(own_table(tmp_path / "mine.parquet", tasks=True), None, SOFT, LINE)
+    _, asked = ruler(own_table(tmp_path / "mine.parquet", n=95, tasks=True), before, SOFT, LINE)
+    assert {*asked} == {"soft", "line"}
+
+
+def test_of_what_changed_some_may_be_left_out(tmp_path: Path) -> None:
+    table = own_table(tmp_path / "mine.parquet", tasks=True)
+    before, _ = ruler(table, None, SOFT, NEAREST, LINE)
+    after, _ = ruler(table, before, SOFT, NEAREST, OTHER_LINE, only={"soft"})
+    assert [method["name"] for method in after["methods"]][4:] == ["soft", "nearest"]
+    for entries in (after["methods"][4:], *after["controls"].values()):
+        assert [entry["name"] for entry in entries] == ["soft", "nearest"]

@@ -129,7 +129,7 @@ class Problem:
 
     ``features`` (n_prompts, n_features), ``groups`` (n_prompts,) of near-duplicates, ``folds`` whose test
     parts hold every row once; ``control`` names what was destroyed, ``None`` for the table as it is.
-    ``encoder`` tells whose features they are, by its files' hashes; ``None`` where that is not known.
+    ``maker`` is a hash of all that made the features, ``None`` where that is not known.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Problem:
     folds: tuple[Fold, ...]
     seed: int = 0
     control: Control | None = None
-    encoder: str | None = None
+    maker: str | None = None
 
     def learned(self, rows: Index) -> Learned:
         return Learned(self.features[rows], self.table.subset(rows), self.groups[rows])
@@ -163,14 +163,14 @@ class Problem:
     def digest(self) -> str:
         """A hash of everything above: another row, outcome, feature or fold makes it another one.
 
-        One encoder's features of one text differ from machine to machine in their last bits, which makes no
-        other problem of it: where the encoder is known, it stands for them.
+        Features of one text differ in their last bits from machine to machine, which makes no other problem:
+        where their maker is known, it stands for them.
         """
-        hashed = hashlib.sha256(f"{self.seed} {self.control} {self.encoder} {self.table.members}".encode())
+        hashed = hashlib.sha256(f"{self.seed} {self.control} {self.maker} {self.table.members}".encode())
         for text in (self.table.prompts, self.table.tasks):
             hashed.update(json.dumps(text).encode())
         arrays = [self.groups, *(getattr(self.table, name) for name in CELLS)]
-        arrays += [self.features] if self.encoder is None else []
+        arrays += [self.features] if self.maker is None else []
         arrays += [
             rows for fold in self.folds for rows in (fold.train, fold.validation, fold.learned, fold.test)
         ]

@@ -97,7 +97,7 @@ def main(
             for each in SPLITS if paths else (split,):
                 before = _stored(out or RESULTS, path.stem, each) if changed else None
                 result = _shown(rows, each, every, store, before, only, seed, controls)
-                if out or (controls and _is_whole(result, every)):
+                if (out and not changed) or (controls and _is_whole(result, every)):
                     _write(result, out or RESULTS)
                 print_result(result)
                 results.append(result)

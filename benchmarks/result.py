@@ -45,14 +45,15 @@ from ensemble.text import prompt_text
 FORMAT = 2
 PROMPTS_PER_CLUSTER = 50  # of those over which reward_std is held to its word
 Entry = dict[str, Any]
-MEASURED_BY = ("benchmarks.marks", "benchmarks.measures", "benchmarks.trust")
+ENCODED_BY = ("ensemble.encoder", "ensemble.text")
+MEASURED_BY = ("benchmarks.marks", "benchmarks.measures", "benchmarks.trust", "ensemble.learning.clusters")
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """A table ready to be split: complete rows, their ``features`` and near-duplicate ``groups``.
 
-    ``encoder_sha256`` joins the hashes of the files that made the features.
+    ``maker`` is a hash of what made the features: the encoder's files, and the code around it.
     """
 
     name: str
@@ -60,20 +61,21 @@ class Rows:
     features: Floats
     groups: Index
     encoder_id: str
-    encoder_sha256: str
+    maker: str
 
     @classmethod
     def of(cls, path: Path, encoder: Encoder) -> Rows:
         table = read_rows(path)
         texts = [prompt_text(prompt) for prompt in table.prompts]
         features = featurize(encoder, texts, progress=True)
-        files = " ".join(sha256 for _, sha256 in sorted(encoder.sha256.items()))
-        return cls(path.stem, table, features, near_duplicates(table.prompts), encoder.id, files)
+        made_by = f"{sorted(encoder.sha256.items())} {sorted(rounds.code(ENCODED_BY).items())}"
+        maker = hashlib.sha256(made_by.encode()).hexdigest()
+        return cls(path.stem, table, features, near_duplicates(table.prompts), encoder.id, maker)
 
     def problem(self, split: Split, seed: int) -> Problem:
         folds = make_folds(self.table, self.groups, split, seed)
         return Problem(
-            self.name, split, self.table, self.features, self.groups, folds, seed, encoder=self.encoder_sha256
+            self.name, split, self.table, self.features, self.groups, folds, seed, maker=self.maker
         )
 
 
@@ -99,22 +101,24 @@ def measure(
     problem = rows.problem(split, seed)
     workshop = _Workshop(methods, store, only, draws, on_fold)
     kept = workshop.holding(problem, before["methods"] if before else [])
-    best = before["best_baseline"] if before and kept else {}
-    if not set(best.values()) <= kept.keys() | {*MARKS}:
-        kept = {}
-    runs, sampled = workshop.play(problem, workshop.lacking(kept) | set(best.values()))
-    if kept and best != _best(runs, sampled):  # with which all that was kept is compared
+    best = before["best_baseline"] if before else {}
+    comparable = bool(kept) and set(best.values()) <= kept.keys() | {*MARKS}
+    if comparable:
+        runs, sampled = workshop.play(problem, workshop.lacking(kept) | set(best.values()))
+        comparable = best == _best(runs, sampled)
+    if not comparable:  # with the best baseline all that was kept is compared
         kept = {}
         runs, sampled = workshop.play(problem, workshop.lacking(kept))
-    best = _best(runs, sampled)
+        best = _best(runs, sampled)
     figures = workshop.signed(problem, measures.figures(problem, runs, sampled, best))
-    trusted = _trust(problem, runs)
-    trusted |= {name: of for name, of in (before["trust"] if before else {}).items() if name in kept}
+    trusted = _trust(problem, runs) | {
+        name: of for name, of in (before["trust"] if before else {}).items() if name in kept
+    }
     result = {
         **_about(problem, rows.encoder_id, runs, sampled),
         "best_baseline": best,
         "methods": workshop.in_order(figures | kept),
-        "trust": trusted,
+        "trust": {method.name: trusted[method.name] for method in methods if method.name in trusted},
         "controls": workshop.controls(problem, before) if with_controls and split == "iid" else None,
     }
     plain: dict[str, Any] = _plain(result)
@@ -171,13 +175,14 @@ class _Workshop:
         return sorted(entries.values(), key=lambda entry: order.index(entry["name"]))
 
     def _keys(self, problem: Problem) -> dict[str, str]:
-        measuring = f"{self.draws} {sorted(rounds.code(MEASURED_BY).items())}"
-        return {
-            method.name: hashlib.sha256(f"{measuring} {rounds.key(method, problem)}".encode()).hexdigest()[
-                :20
-            ]
-            for method in self.methods
-        }
+        code = sorted(rounds.code(MEASURED_BY).items())
+        measuring = f"{FORMAT} {PROMPTS_PER_CLUSTER} {self.draws} {code}"
+
+        def key(method: Candidate) -> str:
+            decides = f"{measuring} {method.kind} {rounds.key(method, problem)}"
+            return hashlib.sha256(decides.encode()).hexdigest()[:20]
+
+        return {method.name: key(method) for method in self.methods}
 
 
 def _best(runs: Sequence[Run], sampled: Mapping[str, measures.Sampled]) -> dict[str, str]:

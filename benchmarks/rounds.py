@@ -74,11 +74,11 @@ def run(
 ) -> Run:
     """Every fold of ``problem``, out of the folder ``store`` where it is there already; ``on_fold`` is told
     the candidate's name as each begins."""
-    fits = key(candidate, problem)
+    name = key(candidate, problem)
     rounds = []
     for k, fold in enumerate(problem.folds):
         on_fold(candidate.name)
-        path = store / f"{_stem(candidate, problem, k)}.{fits}.npz"
+        path = store / f"{_stem(candidate, problem, k)}.{name}.npz"
         if not path.is_file():
             _save(path, play(candidate, problem, fold))
         rounds.append(_load(path))
@@ -164,7 +164,9 @@ def _read(path: str, package: str | None) -> tuple[str, frozenset[str]]:
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree), frozenset(name for name in _imported(tree, package) if name.startswith(OWN_CODE))
+    return ast.unparse(tree), frozenset(
+        name for name in _imported(tree, package) if name.startswith(OWN_CODE)
+    )
 
 
 def _spec(name: str) -> ModuleSpec | None:

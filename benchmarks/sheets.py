@@ -91,7 +91,7 @@ def trust(result: Result) -> Sheet:
     """Do predictions mean what they say: one row per method that predicts rewards."""
     entries = list(result["trust"].values())
     members, chosen = [e["members"] for e in entries], [e["chosen"] for e in entries]
-    worst = [max(each, key=lambda m: m["ece"] / m["ece_95"]) for each in members]
+    worst = [max(each, key=lambda m: m["ece"] / max(m["ece_95"], 1e-12)) for each in members]
     bias = [max((c["reward_bias"] for c in each), key=lambda triple: abs(triple[0])) for each in chosen]
     std = [e["std"] or {"coverage": None, "mean_std": None} for e in entries]
     columns = [

@@ -78,8 +78,9 @@ def out_of_fold(level: Floats, hat: Floats, company: float) -> OutOfFold:
     """Predictions ``hat`` where attention counts in full, ``level`` where it counts for nothing."""
     shape = hat.shape
     nothing = np.zeros(shape)
+    usual = np.full(len(hat), company)
     return OutOfFold(
-        hat[None], np.broadcast_to(level, shape), nothing, nothing, nothing, np.full(len(hat), company)
+        hat[None], np.broadcast_to(level, shape), nothing, nothing, nothing, usual, np.zeros(len(hat))
     )
 
 

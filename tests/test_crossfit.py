@@ -16,7 +16,7 @@ from ensemble.learning.fit import Shrinkage, fit
 from ensemble.learning.trunk import LEAST_OF_TASK
 from worlds import planted, unit
 
-WORLD = planted(300, 0)
+WORLD = planted(300, 0, named_tasks=True)
 
 
 def held_out_once(folds: Sequence[Fold], n: int) -> None:
@@ -98,6 +98,7 @@ def test_between_the_ends_lies_what_a_trunk_of_that_ballast_predicts(ballast: fl
     attention = trunk.attention(trunk.likeness(features[held_out]))
     np.testing.assert_allclose(found.reward(ballast)[held_out], fitted.reward[1](attention), atol=1e-5)
     np.testing.assert_allclose(found.log_tokens(ballast)[held_out], fitted.log_tokens(attention), atol=1e-4)
+    np.testing.assert_allclose(found.entropy[held_out], trunk.entropy(features[held_out]), atol=1e-6)
     assert np.isnan(found.reward(ballast)[learned]).all()  # nobody foretold what it was fitted on
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import quality
+from benchmarks import quality, result, rounds
 from benchmarks.protocol import Candidate, Rival, read_rows
 from benchmarks.result import Rows, measure
 from ensemble.bundle import ENCODERS, shipped_folder
 from ensemble.cli_learning import DEFAULT_ENCODER
 from ensemble.encoder import Encoder
 from ensemble.errors import TableError
-from ensemble.learning.baselines import Neighbours, Ridge
+from ensemble.learning.baselines import Method, Neighbours, Ridge
 from ensemble.learning.longform import write_table
 from worlds import TOPICS
 
@@ -128,66 +131,139 @@ def test_rows_are_those_that_every_compared_member_answered(tmp_path: Path) -> N
 
 # --- keeping what would come out the same
 
+CANDIDATES = {
+    name: Candidate(name, kind, (Rival(method),))
+    for name, kind, method in (
+        ("strong", "tuned", Neighbours(40, 0.1)),
+        ("middling", "tuned", Neighbours(5, None)),
+        ("weak", "tuned", Neighbours(1, None)),
+        ("line", "published", Ridge(1.0)),
+    )
+}
+BEST, OTHERS = "strong", ["middling", "weak", "line"]
 
-def ruler(
-    table: Path, before: dict[str, Any] | None, *methods: Candidate, only: set[str] | None = None
-) -> tuple[dict[str, Any], list[str]]:
-    """The result, and the methods whose folds were asked for."""
-    asked: list[str] = []
-    rows = Rows.of(table, Encoder.load(shipped_folder() / ENCODERS / DEFAULT_ENCODER))
-    store = table.parent / "work"
-    made = measure(rows, "iid", methods, store, before=before, only=only, draws=50, on_fold=asked.append)
-    return json.loads(json.dumps(made)), list(dict.fromkeys(asked))
+
+def changed(**methods: Method) -> list[Candidate]:
+    """The four of them, with other settings for some."""
+    return [
+        dataclasses.replace(each, grid=(Rival(methods[name]),)) if name in methods else each
+        for name, each in CANDIDATES.items()
+    ]
 
 
-def dated(result: dict[str, Any], day: str) -> dict[str, Any]:
+@dataclass
+class Ruler:
+    table: Path
+    asked: list[str] = field(default_factory=list)  # whose folds were asked for by the last call
+
+    def __call__(
+        self, methods: Sequence[Candidate], before: dict[str, Any] | None = None, only: set[str] | None = None
+    ) -> dict[str, Any]:
+        self.asked.clear()
+        rows = Rows.of(self.table, Encoder.load(shipped_folder() / ENCODERS / DEFAULT_ENCODER))
+        store = self.table.parent / "work"
+        made = measure(
+            rows, "iid", methods, store, before=before, only=only, draws=50, on_fold=self.asked.append
+        )
+        self.asked[:] = dict.fromkeys(self.asked)
+        return json.loads(json.dumps(made))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def ruler(tmp_path: Path) -> Ruler:
+    return Ruler(own_table(tmp_path / "mine.parquet", tasks=True))
+
+
+@pytest.fixture
+def before(ruler: Ruler) -> dict[str, Any]:
+    """What was measured in another year."""
+    result = on("2001-01-01", ruler(changed()))
+    assert {*result["best_baseline"].values()} == {BEST}
+    return result
+
+
+def on(day: str, result: dict[str, Any]) -> dict[str, Any]:
     """The same result, as if made on that day."""
-    return json.loads(re.sub(r'"made": "[^"]*"', f'"made": "{day}"', json.dumps(result)))
+    redated: dict[str, Any] = json.loads(re.sub(r'"made": "[^"]*"', f'"made": "{day}"', json.dumps(result)))
+    return redated
 
 
-SOFT, NEAREST, LINE, OTHER_LINE = (
-    Candidate("soft", "tuned", (Rival(Neighbours(40, 0.1)),)),
-    Candidate("nearest", "tuned", (Rival(Neighbours(20, None)),)),
-    Candidate("line", "published", (Rival(Ridge(100.0)),)),
-    Candidate("line", "published", (Rival(Ridge(1.0)),)),
-)
+def days(result: dict[str, Any]) -> dict[str, str]:
+    return {method["name"]: method["made"] for method in result["methods"]}
 
 
-def test_only_what_changed_is_measured_and_all_comes_out_as_if_everything_had_been(tmp_path: Path) -> None:
-    table = own_table(tmp_path / "mine.parquet", tasks=True)
-    before, asked = ruler(table, None, SOFT, NEAREST, LINE)
-    assert asked == ["soft", "nearest", "line"]
-    best = set(before["best_baseline"].values()) & {"soft", "nearest", "line"}
-    assert "line" not in best
-    after, asked = ruler(table, dated(before, "2001-01-01"), SOFT, NEAREST, OTHER_LINE)
-    assert {"line"} <= {*asked} <= {"line", *best}
-    whole, _ = ruler(table, None, SOFT, NEAREST, OTHER_LINE)
-    assert dated(after, "") == dated(whole, "")
-    made = {method["name"]: method["made"] for method in after["methods"]}
-    assert made["soft"] == made["nearest"] == "2001-01-01" and made["line"] == made["best single"] > "2026"
+def test_only_what_changed_is_measured_and_all_comes_out_as_if_everything_had_been(
+    ruler: Ruler, before: dict[str, Any]
+) -> None:
+    methods = changed(line=Ridge(100.0))
+    after = ruler(methods, before)
+    assert ruler.asked == [BEST, "line"]  # whom all are compared with, and who changed
+    assert list(after["trust"]) == [BEST, "middling", "weak"] and after["trust"]["weak"]["members"]
+    assert {name for name, day in days(after).items() if day == "2001-01-01"} == {BEST, "middling", "weak"}
+    assert on("", after) == on("", ruler(methods))
+    assert json.dumps(on("", after)) == json.dumps(on("", ruler(methods)))  # in the same order, too
 
 
-def test_what_all_are_compared_with_cannot_change_alone(tmp_path: Path) -> None:
-    table = own_table(tmp_path / "mine.parquet", tasks=True)
-    poor = Candidate("strong", "tuned", (Rival(Neighbours(1, None)),))
-    before, _ = ruler(table, None, poor, LINE)
-    strong = Candidate("strong", "tuned", SOFT.grid)
-    after, asked = ruler(table, before, strong, LINE)
-    assert "strong" in after["best_baseline"].values() and {*asked} == {"strong", "line"}
-    whole, _ = ruler(table, None, strong, LINE)
-    assert dated(after, "") == dated(whole, "")
+@pytest.mark.parametrize("k", [41, 4])
+def test_what_all_are_compared_with_cannot_change_alone(k: int, ruler: Ruler, before: dict[str, Any]) -> None:
+    """Whether it stays the best or another takes its place."""
+    methods = changed(strong=Neighbours(k, 0.1))
+    after = ruler(methods, before)
+    assert ruler.asked == [BEST, *OTHERS]
+    assert on("", after) == on("", ruler(methods)) and "2001-01-01" not in days(after).values()
 
 
-def test_other_rows_keep_nothing(tmp_path: Path) -> None:
-    before, _ = ruler(own_table(tmp_path / "mine.parquet", tasks=True), None, SOFT, LINE)
-    _, asked = ruler(own_table(tmp_path / "mine.parquet", n=95, tasks=True), before, SOFT, LINE)
-    assert {*asked} == {"soft", "line"}
+def test_a_new_best_baseline_is_what_all_are_compared_with(ruler: Ruler) -> None:
+    before = ruler(changed(strong=Neighbours(2, None)))
+    methods = changed(strong=Neighbours(2, None), weak=Neighbours(40, 0.1))
+    after = ruler(methods, before)
+    assert {*after["best_baseline"].values()} == {"weak"} != {*before["best_baseline"].values()}
+    assert {*ruler.asked} == {BEST, *OTHERS} and on("", after) == on("", ruler(methods))
 
 
-def test_of_what_changed_some_may_be_left_out(tmp_path: Path) -> None:
-    table = own_table(tmp_path / "mine.parquet", tasks=True)
-    before, _ = ruler(table, None, SOFT, NEAREST, LINE)
-    after, _ = ruler(table, before, SOFT, NEAREST, OTHER_LINE, only={"soft"})
-    assert [method["name"] for method in after["methods"]][4:] == ["soft", "nearest"]
+def test_other_rows_another_encoder_or_other_code_keep_nothing(
+    ruler: Ruler, before: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result, "FORMAT", result.FORMAT + 1)
+    ruler(changed(), before)
+    assert ruler.asked == [BEST, *OTHERS]
+    monkeypatch.undo()
+    whole = rounds.code
+    for module in ("benchmarks.trust", "ensemble.text"):  # that measures; that makes what is encoded
+        edited = {module: "edited = True"}
+        monkeypatch.setattr(rounds, "code", lambda m, e=edited: whole(m) | (e if {*e} <= {*whole(m)} else {}))
+        ruler(changed(), before)
+        assert ruler.asked == [BEST, *OTHERS], module
+        monkeypatch.undo()
+    own_table(ruler.table, n=95, tasks=True)
+    ruler(changed(), before)
+    assert ruler.asked == [BEST, *OTHERS]
+
+
+def test_of_what_changed_some_may_be_left_out(ruler: Ruler, before: dict[str, Any]) -> None:
+    after = ruler(changed(line=Ridge(100.0), weak=Neighbours(2, None)), before, only={"weak"})
+    assert ruler.asked == [BEST, "weak"]
     for entries in (after["methods"][4:], *after["controls"].values()):
-        assert [entry["name"] for entry in entries] == ["soft", "nearest"]
+        assert [entry["name"] for entry in entries] == [BEST, "middling", "weak"]
+
+
+def test_the_command_keeps_what_holds_and_never_writes_less(
+    ruler: Ruler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = ruler.table.parent / "out"
+    options = ("--data", ruler.table, "--work", ruler.table.parent / "work", "--out", out)
+    monkeypatch.setattr(quality, "candidates", changed)
+    assert call(*options).exit_code == 0
+    stored = out / "mine.iid.json"
+    stored.write_text(json.dumps(on("2001-01-01", json.loads(stored.read_text()))), encoding="utf-8")
+    monkeypatch.setattr(quality, "candidates", lambda: changed(line=Ridge(100.0)))
+    assert call(*options, "--changed", "--method", "weak").exit_code == 0
+    assert {*days(json.loads(stored.read_text())).values()} == {
+        "2001-01-01"
+    }  # line was left out: not written
+    assert call(*options, "--changed").exit_code == 0
+    assert (
+        days(json.loads(stored.read_text()))["weak"]
+        == "2001-01-01"
+        != days(json.loads(stored.read_text()))["line"]
+    )

@@ -6,10 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 
-from ensemble.learning.trunk import LEAST_CROWD, MOST_LANDMARKS, Trunk, fit_trunk, trust
+from ensemble.learning.trunk import LEAST_CROWD, MOST_LANDMARKS, Trunk, common_tasks, fit_trunk, trust
 from worlds import planted
 
 
@@ -117,7 +119,16 @@ def test_labels_that_are_no_tasks_are_not_guessed_at() -> None:
         trunk: Trunk = fit_trunk(features, tasks, np.arange(300), 0)
         return trunk.task_bias.size
 
-    assert (
-        n_tasks([None] * 300) == n_tasks(["one"] * 300) == n_tasks([f"its own {i}" for i in range(300)]) == 0
-    )
-    assert n_tasks(["a", "b"] * 150) == 2
+    assert n_tasks([None] * 300) == n_tasks(["one"] * 300) == 0 and n_tasks(["a", "b"] * 150) == 2
+    assert common_tasks([None] * 300) == common_tasks([f"its own {i}" for i in range(300)]) == []
+    assert common_tasks(["rare"] * 9 + ["a"] * 10 + ["b"] * 20) == ["b", "a"]
+
+
+def test_entropy_is_that_of_the_guess() -> None:
+    world = planted(400, 0, named_tasks=True)
+    trunk = fit_trunk(world.features, world.table.tasks, np.arange(400), 0)
+    features = np.concatenate([world.features, scattered(50, 1, width=24)])
+    guess = softmax(features @ trunk.task_weights + trunk.task_bias, axis=1)
+    np.testing.assert_allclose(trunk.entropy(features), scipy.stats.entropy(guess, axis=1), rtol=1e-5)
+    no_tasks = fit_trunk(world.features, [None] * 400, np.arange(400), 0)
+    assert not no_tasks.entropy(world.features).any()

@@ -28,8 +28,9 @@ MOST_STD = 0.5  # of a reward in [0, 1]
 COVERED = 0.95  # of what lies far off, within two standard deviations
 SHARPER = 3.0  # times the log odds; set on the tables at hand, see tell_strangers
 WEAK = 1e-4  # ridge on the logistic regression, per prompt
+LEAST_SPREAD = 1e-6  # of a sign of strangeness, below which it is the same for all
 LEAST_COMPANY = 1e-30  # prompts; less is as strange
-MOST_LOG_ODDS = 50.0
+MOST_LOG_ODDS = 50.0  # beyond it a chance is 0 or 1 to any digit
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,21 @@ class Strangeness:
     per_company: float
     per_entropy: float
 
-    def odds(self, company: FloatArray, entropy: FloatArray) -> FloatArray:
-        """Their logarithm; both (n_prompts,) -> the same shape."""
+    def log_odds(self, company: FloatArray, entropy: FloatArray) -> FloatArray:
+        """Both (n_prompts,) -> the same shape."""
         alone = -np.log(np.maximum(company, LEAST_COMPANY))
         return np.asarray(self.offset + self.per_company * alone + self.per_entropy * entropy)
 
 
 def chance(log_odds: FloatArray) -> FloatArray:
-    """From log odds to (0, 1)."""
+    """From log odds to [0, 1]."""
     return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -MOST_LOG_ODDS, MOST_LOG_ODDS))))
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """``prior_std`` where nothing is known, and ``half`` the evidence at which the variance has halved."""
+    """``prior_std`` where nothing is known, and ``half`` the evidence that halves the variance of what is not
+    strange."""
 
     strangeness: Strangeness
     prior_std: float
@@ -80,7 +82,7 @@ def fit_doubt(
     """
     strangeness = tell_strangers(near, far)
     both = (
-        cells(hat, strangeness.odds(part.company, part.entropy), part.evidence, region, table)
+        cells(hat, strangeness.log_odds(part.company, part.entropy), part.evidence, region, table)
         for part, hat in zip((near, far), reward_hat, strict=True)
     )
     return reward_doubt(strangeness, *both)
@@ -90,21 +92,25 @@ def tell_strangers(near: OutOfFold, far: OutOfFold) -> Strangeness:
     """What tells the prompts of left-out kinds from the others: a logistic regression in which the strange
     count for STRANGE of the whole.
 
-    Its log odds are taken SHARPER times: strange prompts err ten times as far as known ones, so that a chance
-    of a few hundredths, honest as a chance, would make up all the doubt about a known prompt. The usual
-    prompt of ``near`` has even odds here; where the line lies, errors tell (:func:`reward_doubt`)."""
+    Its log odds are taken SHARPER times: what is expected of strange prompts is several times farther off, so
+    that a chance of a few hundredths, honest as a chance, would make up all the doubt about a known one. The
+    usual prompt of ``near`` has even odds here; where the line lies, errors tell (:func:`reward_doubt`)."""
     from scipy.optimize import minimize
 
     signs = [np.stack([-np.log(np.maximum(p.company, LEAST_COMPANY)), p.entropy]) for p in (near, far)]
-    scale = np.maximum(np.concatenate(signs, axis=1).std(axis=1), 1e-9)
+    spread = np.concatenate(signs, axis=1).std(axis=1)
+    tells = spread > LEAST_SPREAD
+    scale = np.where(tells, spread, 1.0)
     x = [np.vstack([np.ones(each.shape[1]), each / scale[:, None]]) for each in signs]
 
     def loss(w: FloatArray) -> float:
         usual, strange = np.logaddexp(0, w @ x[0]).mean(), np.logaddexp(0, -(w @ x[1])).mean()
         return float((1 - STRANGE) * usual + STRANGE * strange + WEAK * (w[1:] ** 2).sum())
 
-    free, rising = (None, None), (0.0, None)
-    found = minimize(loss, np.array([0.0, 0.5, 0.5]), method="L-BFGS-B", bounds=[free, rising, rising])
+    # Entropy tells nothing where one of the parts guessed at no tasks, as when all but one were left out.
+    tells[1] &= all(part.entropy.any() for part in (near, far))
+    bounds = [(None, None), *((0.0, None) if told else (0.0, 0.0) for told in tells)]
+    found = minimize(loss, np.array([0.0, *np.where(tells, 0.5, 0.0)]), method="L-BFGS-B", bounds=bounds)
     per_sign = SHARPER * found.x[1:] / scale
     usual = float(np.median(per_sign @ signs[0]))
     return Strangeness(-usual, float(per_sign[0]), float(per_sign[1]))
@@ -167,8 +173,9 @@ def reward_doubt(strangeness: Strangeness, near: Cells, far: Cells) -> Doubt:
 
     ``far`` counts for STRANGE of the whole. Errors are taken to be alike all over a cell.
 
-    ``prior_std`` is then widened until COVERED of the cells far off lie within two standard deviations: the
-    tails of their errors are heavier than Gaussian, and the few great ones are what doubt is for.
+    ``prior_std`` is then widened, to MOST_STD if need be, until COVERED of the cells far off lie within two
+    standard deviations and sampling: the tails of their errors are heavier than Gaussian, and the few great
+    ones are what doubt is for.
     """
     parts = [(s, part) for s, part in ((1 - STRANGE, near), (STRANGE, far)) if len(part.residual)]
     noise = max((part.noise for _, part in parts), default=0.0)
@@ -189,4 +196,5 @@ def reward_doubt(strangeness: Strangeness, near: Cells, far: Cells) -> Doubt:
     unexplained = np.sqrt(np.maximum(far.residual**2 / 4 - far.sampling, 0))
     share = far.share(doubt.strangeness.offset - strangeness.offset, doubt.half)
     needed = float(np.quantile(unexplained / share, COVERED))
-    return dataclasses.replace(doubt, prior_std=min(max(doubt.prior_std, needed), MOST_STD))
+    wide = min(max(doubt.prior_std, needed), MOST_STD)
+    return dataclasses.replace(doubt, prior_std=wide, half=min(doubt.half, noise / wide**2))

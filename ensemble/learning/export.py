@@ -69,7 +69,7 @@ class HeadWeights:
         reward = self.curve(attention @ self.reward.T + self.reward_bias)
         tokens = np.exp(np.minimum(attention @ self.tokens.T + self.token_bias, MOST_LOG_TOKENS))
         evidence = trunk.nearness(likeness) @ self.evidence.T  # in units of half
-        strange = chance(self.strangeness.odds(trunk.company(likeness), trunk.entropy(features)))
+        strange = chance(self.strangeness.log_odds(trunk.company(likeness), trunk.entropy(features)))
         std = self.prior_std * doubt_share(strange[:, None], evidence, 1.0)
         return reward, std, tokens, tokens * np.exp(self.token_spread)
 
@@ -112,7 +112,8 @@ def build_graph(weights: HeadWeights) -> bytes:
     one = graph.constant("one", np.float32(1))
     edges = (graph.constant("least", np.float32(EDGE)), graph.constant("most", np.float32(1 - EDGE)))
     raw = graph("Clip", graph("Gemm", attention, reward_w, reward_b, transB=1), *edges)
-    # Powers, not logarithms: onnxruntime's Log rounds otherwise at the end of a row than within it.
+    # Powers, not logarithms: onnxruntime's Log rounds otherwise at the end of a row than within it, and a row
+    # of members may grow.
     for_it, against = graph("Pow", raw, rise), graph("Pow", graph("Sub", one, raw), fall)
     odds = graph("Mul", graph("Div", against, for_it), graph("Exp", graph("Neg", offset)))
     graph("Div", one, graph("Add", one, odds), to="reward")
@@ -159,14 +160,14 @@ def _strange(graph: _Graph, company: str, guess: str, strangeness: Strangeness) 
     """(n, 1), in [0, 1]; ``guess`` (n, n_tasks), or "" where no tasks are guessed at."""
     least = graph.constant("least_company", np.float32(LEAST_COMPANY))
     alone = graph("Neg", graph("Log", graph("Max", company, least)))
-    odds = graph("Mul", alone, graph.constant("per_company", np.float32(strangeness.per_company)))
-    odds = graph("Add", odds, graph.constant("strange_offset", np.float32(strangeness.offset)))
+    log_odds = graph("Mul", alone, graph.constant("per_company", np.float32(strangeness.per_company)))
+    log_odds = graph("Add", log_odds, graph.constant("strange_offset", np.float32(strangeness.offset)))
     if guess:
-        chance = graph("Max", guess, graph.constant("least_chance", np.float32(LEAST_CHANCE)))
-        told = graph.row_sum(graph("Mul", guess, graph("Log", chance)))  # minus the entropy
+        positive = graph("Max", guess, graph.constant("least_chance", np.float32(LEAST_CHANCE)))
+        told = graph.row_sum(graph("Mul", guess, graph("Log", positive)))  # minus the entropy
         per_entropy = graph.constant("per_entropy", np.float32(strangeness.per_entropy))
-        odds = graph("Sub", odds, graph("Mul", told, per_entropy))
-    return graph("Sigmoid", odds)
+        log_odds = graph("Sub", log_odds, graph("Mul", told, per_entropy))
+    return graph("Sigmoid", log_odds)
 
 
 class _Graph:

@@ -23,6 +23,7 @@ from ensemble.learning.fit import Shrinkage, fit
 from ensemble.learning.progress import Step, bar
 from ensemble.learning.split import k_folds
 from ensemble.learning.tables import OutcomeTable
+from ensemble.learning.trunk import common_tasks
 from ensemble.records import FloatArray
 
 RECIPE = "landmark-attention-3"
@@ -49,23 +50,23 @@ def fit_head(
     lies far off even they say too little then, for the encoder knows their tasks.
     """
     judged = np.arange(table.n_prompts) if judged is None else judged
+    told, guessed = table.subset(judged), _of_common_tasks(table)
     folds = _judging(k_folds(groups, k=N_FOLDS, seed=seed), judged)
     away = _judging(away_folds(features, table.labels, n_folds=N_FOLDS, seed=seed), judged)
-    told = table.subset(judged)
     with bar(progress, len(folds) + len(away) + 1, "fitting") as advance:
         on_step(f"cross-fitting {len(folds)} folds, {len(GRID)} shrinkages")
-        near = cross_fit(features, table, folds, GRID, seed, advance).rows(judged)
+        near = cross_fit(features, guessed, folds, GRID, seed, advance).rows(judged)
         chosen = calibrate.choose_shrinkage(near.reward_near, told, GRID)
         shrinkage, near = GRID[chosen], near.only(chosen)
         on_step("cross-fitting with whole tasks left out, for what lies far off")
-        far = cross_fit(features, table, away, [shrinkage], seed, advance).rows(judged)
+        far = cross_fit(features, guessed, away, [shrinkage], seed, advance).rows(judged)
         ballast = calibrate.choose_ballast(near.reward, far.reward, told)
         curve = calibrate.reward_curve(near.reward(ballast), told)
         log_mean, log_p95 = calibrate.token_scale(near.log_tokens(ballast), told)
         rewards = [curve(part.reward(ballast)) for part in (near, far)]
         doubt = fit_doubt(near, far, rewards, regions(features, seed)[judged], told)
         on_step("fitting on all of them")
-        fitted = fit(features, table, [shrinkage], seed)
+        fitted = fit(features, guessed, [shrinkage], seed)
         advance()
     weights = HeadWeights(
         trunk=dataclasses.replace(fitted.trunk, ballast=ballast),
@@ -90,6 +91,13 @@ def fit_head(
         "evidence_at_half_variance": round(doubt.half, 4),
     }
     return weights, recipe
+
+
+def _of_common_tasks(table: OutcomeTable) -> OutcomeTable:
+    """The table with those tasks alone that are to be guessed at, in every fold the same."""
+    common = set(common_tasks(table.labels))
+    tasks = [task if label in common else None for task, label in zip(table.tasks, table.labels, strict=True)]
+    return dataclasses.replace(table, tasks=tuple(tasks))
 
 
 def _judging(folds: Sequence[Fold], judged: npt.NDArray[np.int64]) -> list[Fold]:

@@ -99,8 +99,8 @@ def fit_trunk(
 ) -> Trunk:
     """Learn the task guess and place the landmarks.
 
-    ``features`` (n_prompts, n_features) of unit length; ``tasks`` one label per prompt, None where
-    unknown: labels are only learned from, at prediction the guess stands in for them. ``texts``
+    ``features`` (n_prompts, n_features) of unit length; ``tasks`` one label per prompt, None where it is not
+    to be guessed at: labels are only learned from, at prediction the guess stands in for them. ``texts``
     (n_prompts,) is the same number where prompts are the same text, for a text told twice is no crowd.
     """
     task_weights, task_bias = _fit_task_guess(features, tasks)
@@ -147,11 +147,11 @@ def _fit_task_guess(
         from sklearn.linear_model import LogisticRegression
     except ImportError as missing:
         raise MissingExtraError("sklearn", "train", "training a router") from missing
-    names = common_tasks(tasks)
+    known = np.array([task is not None for task in tasks])
+    labels = np.array([task for task in tasks if task is not None])
+    names = set(labels)
     if len(names) < 2:
         return np.zeros((features.shape[1], 0), np.float32), np.zeros(0, np.float32)
-    known = np.array([task in names for task in tasks])
-    labels = np.array([task for task in tasks if task in names])
     seen = features[known].astype(float)
     centre, scale = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-6)
     standard = ((seen - centre) / scale).astype(np.float32)  # twice as fast as in double precision

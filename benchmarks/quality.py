@@ -97,11 +97,11 @@ def main(
             for each in SPLITS if paths else (split,):
                 before = _stored(out or RESULTS, path.stem, each) if changed else None
                 result = _shown(rows, each, every, store, before, only, seed, controls)
-                if (out and not changed) or (controls and _is_whole(result, every)):
+                if (out and not changed) or ((controls or changed) and _is_whole(result, every)):
                     _write(result, out or RESULTS)
                 print_result(result)
                 results.append(result)
-        if paths and controls and all(_is_whole(result, every) for result in results):
+        if paths and (controls or changed) and all(_is_whole(result, every) for result in results):
             write_readme(results, out / README.name if out else README)
     except EnsembleError as error:
         raise click.ClickException(str(error)) from error

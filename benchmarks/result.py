@@ -95,8 +95,8 @@ def measure(
     """The figures of one table under one split, as they are stored: plain JSON types.
 
     ``store`` is where fits are kept; ``on_fold`` is told a method's name as each of its folds begins,
-    controls included. What still holds of the stored result ``before`` is taken from it. Of the others those
-    named in ``only`` are measured, ``None`` for all.
+    controls included. What still holds of the stored result ``before`` is taken from it, controls too. Of the
+    others those named in ``only`` are measured, ``None`` for all; controls only ``with_controls``.
     """
     problem = rows.problem(split, seed)
     workshop = _Workshop(methods, store, only, draws, on_fold)
@@ -119,7 +119,7 @@ def measure(
         "best_baseline": best,
         "methods": workshop.in_order(figures | kept),
         "trust": {method.name: trusted[method.name] for method in methods if method.name in trusted},
-        "controls": workshop.controls(problem, before) if with_controls and split == "iid" else None,
+        "controls": workshop.controls(problem, before, anew=with_controls) if split == "iid" else None,
     }
     plain: dict[str, Any] = _plain(result)
     return plain
@@ -148,16 +148,21 @@ class _Workshop:
                 runs.append(rounds.run(method, problem, self.store, self.on_fold))
         return runs, measures.sample(problem, runs, draws=self.draws, seed=problem.seed)
 
-    def controls(self, problem: Problem, before: Mapping[str, Any] | None) -> dict[str, list[Entry]]:
-        """What every method seems to gain where there is nothing to learn."""
+    def controls(
+        self, problem: Problem, before: Mapping[str, Any] | None, *, anew: bool
+    ) -> dict[str, list[Entry]] | None:
+        """What every method seems to gain where there is nothing to learn, or ``None``; if not ``anew``, only
+        what was stored and holds."""
         found = {}
         for each in (shuffled_outcomes(problem), random_features(problem)):
             control = str(each.control)
             kept = self.holding(each, ((before or {}).get("controls") or {}).get(control, []))
-            runs, sampled = self.play(each, self.lacking(kept))
-            figures = measures.control_figures(each, runs, sampled, draws=self.draws, seed=each.seed)
-            found[control] = self.in_order(self.signed(each, figures) | kept)
-        return found
+            if anew:
+                runs, sampled = self.play(each, self.lacking(kept))
+                figures = measures.control_figures(each, runs, sampled, draws=self.draws, seed=each.seed)
+                kept = self.signed(each, figures) | kept
+            found[control] = self.in_order(kept)
+        return found if any(found.values()) else None
 
     def holding(self, problem: Problem, entries: Iterable[Entry]) -> dict[str, Entry]:
         """Of stored ``entries`` those that would come out the same, by name."""

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from ensemble.bundle import Manifest
 from ensemble.learning.calibrate import CAUTION
 from ensemble.learning.caveats import caveats
-from ensemble.learning.doubt import COVERED, MOST_STD
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import LEAST_CROWD, NEIGHBOURHOOD
 
@@ -157,9 +156,7 @@ def _recipe(manifest: Manifest) -> list[str]:
         "reward, not of one answer: it falls with the number of a member's outcomes near the prompt, and "
         "rises with the chance that the prompt is of no kind learned from (few training prompts near, an "
         "undecided guess at its task), both at rates fitted on folds that leave out single prompts and on "
-        f"folds that leave out whole tasks, and wide enough, up to {MOST_STD:g}, that {COVERED:.0%} of the "
-        "latter's regions lie within twice of it but for sampling. Output tokens are fitted likewise, in "
-        "logarithms.",
+        "folds that leave out whole tasks. Output tokens are fitted likewise, in logarithms.",
         "",
     ]
     settings = [(name.replace("_", " "), str(value)) for name, value in recipe.items()]

@@ -12,6 +12,7 @@ leave whole kinds of prompts out.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,10 @@ from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
 
 LEAST_CELL = 5  # prompts a region must have for its mean to tell anything
-MOST_STD = 0.5  # of a reward in [0, 1]
-COVERED = 0.95  # of what lies far off, within two standard deviations
+FAR = 0.3  # weight of errors far off; set on the tables at hand, see reward_doubt
+WIDTHS = np.geomspace(0.01, 0.5, 60)  # what is searched: prior_std ...
+HALVES = np.geomspace(0.003, 1e4, 30).tolist()  # ... half, in pairs ...
+OFFSETS = np.linspace(-12.0, 0.0, 13).tolist()  # ... and the line, below that of the usual prompt
 SHARPER = 3.0  # times the log odds; set on the tables at hand, see tell_strangers
 WEAK = 1e-4  # ridge on the logistic regression, per prompt
 LEAST_SPREAD = 1e-6  # of a sign of strangeness, below which it is the same for all
@@ -171,30 +174,19 @@ def _cell_means(values: FloatArray, cell: npt.NDArray[np.int64]) -> FloatArray:
 def reward_doubt(strangeness: Strangeness, near: Cells, far: Cells) -> Doubt:
     """Maximum likelihood for Gaussian cell residuals of variance reward_std**2 + sampling variance.
 
-    ``far`` counts for STRANGE of the whole. Errors are taken to be alike all over a cell.
-
-    ``prior_std`` is then widened, to MOST_STD if need be, until COVERED of the cells far off lie within two
-    standard deviations and sampling: the tails of their errors are heavier than Gaussian, and the few great
-    ones are what doubt is for.
+    ``far`` counts for FAR of the whole: more than its share of prompts, for it is there that doubt is needed.
+    Errors are taken to be alike all over a cell.
     """
-    parts = [(s, part) for s, part in ((1 - STRANGE, near), (STRANGE, far)) if len(part.residual)]
+    parts = [(s, part) for s, part in ((1 - FAR, near), (FAR, far)) if len(part.residual)]
     noise = max((part.noise for _, part in parts), default=0.0)
-    prior_std = np.geomspace(0.01, MOST_STD, 60)
     best, doubt = np.inf, Doubt(strangeness, 0.25, 1.0)
-    for offset in np.linspace(-12.0, 0.0, 9):
-        shifted = dataclasses.replace(strangeness, offset=strangeness.offset + float(offset))
-        for half in np.geomspace(0.003, 1e4, 30):
-            loss = np.zeros(len(prior_std))
-            for weight, part in parts:
-                variance = np.outer(prior_std, part.share(float(offset), half)) ** 2 + part.sampling + 1e-9
-                loss += weight * (np.log(variance) + part.residual**2 / variance).mean(axis=1)
-            loss[prior_std**2 * half > noise] = np.inf  # one outcome tells at least what its own noise leaves
-            if loss.min() < best:
-                best, doubt = float(loss.min()), Doubt(shifted, float(prior_std[loss.argmin()]), float(half))
-    if not len(far.residual):
-        return doubt
-    unexplained = np.sqrt(np.maximum(far.residual**2 / 4 - far.sampling, 0))
-    share = far.share(doubt.strangeness.offset - strangeness.offset, doubt.half)
-    needed = float(np.quantile(unexplained / share, COVERED))
-    wide = min(max(doubt.prior_std, needed), MOST_STD)
-    return dataclasses.replace(doubt, prior_std=wide, half=min(doubt.half, noise / wide**2))
+    for offset, half in itertools.product(OFFSETS, HALVES):
+        loss = np.zeros(len(WIDTHS))
+        for weight, part in parts:
+            variance = np.outer(WIDTHS, part.share(offset, half)) ** 2 + part.sampling + 1e-9
+            loss += weight * (np.log(variance) + part.residual**2 / variance).mean(axis=1)
+        loss[WIDTHS**2 * half > noise] = np.inf  # one outcome tells at least what its own noise leaves
+        if loss.min() < best:
+            shifted = dataclasses.replace(strangeness, offset=strangeness.offset + offset)
+            best, doubt = float(loss.min()), Doubt(shifted, float(WIDTHS[loss.argmin()]), half)
+    return doubt

@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ensemble.engine import Ensemble
     from ensemble.errors import (
@@ -87,11 +87,13 @@ __all__ = [
     "TableError",
     "Wishes",
     "acomplete",
+    "aroute",
     "complete",
     "configure",
     "feedback",
     "forget",
     "route",
+    "route_batch",
 ]
 __version__ = "0.1.0"
 
@@ -137,6 +139,16 @@ async def acomplete(prompt: Messages, **keywords: Any) -> Any:
 def route(prompt: Messages, **keywords: Any) -> Decision:
     """``Ensemble.route`` of the default instance."""
     return _instance().route(prompt, **keywords)
+
+
+async def aroute(prompt: Messages, **keywords: Any) -> Decision:
+    """``Ensemble.aroute`` of the default instance."""
+    return await _instance().aroute(prompt, **keywords)
+
+
+def route_batch(prompts: Iterable[Messages], **keywords: Any) -> Iterator[Decision]:
+    """``Ensemble.route_batch`` of the default instance."""
+    return _instance().route_batch(prompts, **keywords)
 
 
 def feedback(decision: Any, reward: float, *, source: str = "caller") -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.errors import BundleError, InputError, MissingExtraError
-from ensemble.inference import Device, Session, open_session
+from ensemble.inference import PROVIDERS, Device, Session, open_session
 
 GRAPH, TOKENIZER = "encoder.onnx", "tokenizer.json"
 FORMAT = "1"
 CHARACTERS_PER_TOKEN = 8  # kept at each end of a very long text, times max_tokens
 TOKENS_PER_BATCH = 1024  # padded; more is no faster on a CPU, and holds more memory
+TOKENS_PER_BATCH_CUDA = 32_768
+LEAST_GAIN = 0.05  # of the time of a batch: where a call's fixed cost is less of it, a larger one doesn't pay
 
 
 class Encoder:
@@ -34,8 +37,8 @@ class Encoder:
 
     ``id`` is the folder's name, ``n_features`` the width, ``max_tokens`` how many tokens of a text
     are read, ``trained`` says what of it was trained on outcomes (``None``: nothing), ``provider`` is the
-    onnxruntime execution provider it runs on with ``threads`` threads, ``sha256`` the hex digests of its
-    two files, by name.
+    onnxruntime execution provider it runs on with ``threads`` threads, ``tokens_per_batch`` how much
+    ``encode`` gives it at once, ``sha256`` the hex digests of its two files, by name.
     """
 
     def __init__(self, id: str, tokenizer: bytes, session: Session) -> None:
@@ -46,6 +49,8 @@ class Encoder:
         self.n_features = int(session.outputs["features"][1])
         self.max_tokens = int(session.metadata["max_tokens"])
         self.trained = session.metadata.get("trained")
+        on_cpu = self.provider == PROVIDERS["cpu"]
+        self.tokens_per_batch = TOKENS_PER_BATCH if on_cpu else TOKENS_PER_BATCH_CUDA
         self._pad_id = int(session.metadata["pad_id"])
         self._reader = Reader(tokenizer, self.max_tokens)
 
@@ -79,21 +84,52 @@ class Encoder:
 
         Raises ``InputError`` for anything but a sequence of strings that are valid Unicode.
         """
-        ids = self._reader.read(texts)
+        ids = self.tokens(texts)
         features = np.empty((len(ids), self.n_features), dtype=np.float32)
-        for rows in _batches([len(line) for line in ids]):
-            features[rows] = self._features([ids[row] for row in rows])
+        for rows in _batches([len(line) for line in ids], self.tokens_per_batch):
+            features[rows] = self.encode_tokens([ids[row] for row in rows])
         return features
 
-    def _features(self, ids: list[list[int]]) -> npt.NDArray[np.float32]:
-        lengths = np.array([[len(line)] for line in ids])
-        longest = lengths.max()
-        batch = np.full((len(ids), longest), self._pad_id, dtype=np.int64)
-        for row, line in zip(batch, ids, strict=True):
-            row[: len(line)] = line
-        mask = (np.arange(longest) < lengths).astype(np.int64)
-        features = self._session.run(["features"], {"input_ids": batch, "attention_mask": mask})[0]
-        return features  # (len(ids), n_features)
+    def cut(self, text: str) -> str:
+        """The same text as far as features depend on it: of a very long one, its two ends."""
+        return self._reader.cut(text)
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, at most ``max_tokens`` of them. Raises as ``encode`` does."""
+        return self._reader.read(texts)
+
+    def encode_tokens(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """The features of texts given by their ``tokens``, (len(ids), n_features), in one run."""
+        if len(ids) == 1:
+            batch = np.array(ids, dtype=np.int64)
+            mask = np.ones_like(batch)
+        else:
+            lengths = np.array([[len(line)] for line in ids])
+            longest = lengths.max()
+            batch = np.full((len(ids), longest), self._pad_id, dtype=np.int64)
+            for row, line in zip(batch, ids, strict=True):
+                row[: len(line)] = line
+            mask = (np.arange(longest) < lengths).astype(np.int64)
+        return self._session.run(["features"], {"input_ids": batch, "attention_mask": mask})[0]
+
+    def measure_room(self) -> int:
+        """How many tokens, padded, are worth encoding in one run here: measured, in some 0.1 s.
+
+        A run takes a fixed time and one for each token; in the room's size the fixed one is LEAST_GAIN of
+        all. At least ``max_tokens``, so that any text fits, and at most what ``encode`` takes at once.
+        """
+        token = self.tokens(["a"])[0][-1]
+        short, long = min(8, self.max_tokens), self.max_tokens
+        seconds = {n: min(self._seconds([[token] * n]) for _ in range(3)) for n in (short, long)}
+        per_token = (seconds[long] - seconds[short]) / max(1, long - short)
+        fixed = seconds[short] - short * per_token
+        room = fixed / LEAST_GAIN / per_token if per_token > 0 else self.tokens_per_batch
+        return int(min(max(room, self.max_tokens), max(self.tokens_per_batch, self.max_tokens)))
+
+    def _seconds(self, ids: Sequence[Sequence[int]]) -> float:
+        began = time.perf_counter()
+        self.encode_tokens(ids)
+        return time.perf_counter() - began
 
 
 class Reader:
@@ -118,7 +154,7 @@ class Reader:
         if isinstance(texts, str):
             raise InputError("expected a sequence of texts, found one string. Pass [text] instead.")
         try:
-            cut = [self._cut(text) for text in texts]
+            cut = [self.cut(text) for text in texts]
             if len(cut) == 1:  # a batch of one would wake the tokenizer's threads for nothing
                 ids = [self._tokenizer.encode(cut[0]).ids]
             else:
@@ -128,16 +164,17 @@ class Reader:
         most = self._most
         return [line if len(line) <= most else line[: self._head] + line[-self._tail :] for line in ids]
 
-    def _cut(self, text: str) -> str:
+    def cut(self, text: str) -> str:
+        """What of a very long text is looked at."""
         edge = self._edge
         return text if len(text) <= 2 * edge else f"{text[:edge]}\n{text[-edge:]}"
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Row numbers, shortest first, in groups of at most TOKENS_PER_BATCH tokens with their padding."""
+def _batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+    """Row numbers, shortest first, in groups of at most so many tokens with their padding."""
     group: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and (len(group) + 1) * lengths[row] > TOKENS_PER_BATCH:
+        if group and (len(group) + 1) * lengths[row] > most_tokens:
             yield group
             group = []
         group.append(row)

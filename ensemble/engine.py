@@ -6,15 +6,17 @@ messages -> text.py -> encoder.py -> head.py -> policy.py -> dispatch.py -> outc
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from ensemble.asked import Asked
+from ensemble.batch import Batch
 from ensemble.dispatch import Dispatcher
 from ensemble.errors import ConfigError, EnsembleWarning, InputError
 from ensemble.hops import Call, Send
@@ -25,8 +27,10 @@ from ensemble.pool import Pool
 from ensemble.records import Decision, Wishes
 from ensemble.request import Request
 from ensemble.router import Router
-from ensemble.stream import AsyncRoutedStream, RoutedStream, in_thread
+from ensemble.show import tracked
+from ensemble.stream import AsyncRoutedStream, RoutedStream
 from ensemble.text import Messages
+from ensemble.threads import in_thread
 
 Scorer = Callable[[list[dict[str, Any]], str], "float | None"]
 
@@ -86,6 +90,29 @@ class Ensemble:
         request.record(decision, self.log)
         return decision
 
+    async def aroute(self, prompt: Messages, **keywords: Any) -> Decision:
+        """``route`` for asyncio: it runs in a thread, beside others whose prompts are encoded with it."""
+        decision: Decision = await in_thread(functools.partial(self.route, prompt, **keywords))
+        return decision
+
+    def route_batch(
+        self, prompts: Iterable[Messages], *, progress: bool = False, **keywords: Any
+    ) -> Iterator[Decision]:
+        """``route`` for many prompts, several times faster: decisions in their order, handed over as they are
+        made, in memory that doesn't grow with their number.
+
+        Takes the keywords of ``route`` but ``session``; ``progress`` shows a bar on stderr. Raises InputError
+        or NoEligibleMemberError for the first prompt that can't be decided, once all before it are.
+        """
+        asked = Asked.of(keywords)
+        if asked.session is not None:
+            raise InputError("session: expected none for a batch, whose prompts are decided side by side")
+        asked.wishes(self.pool.defaults, frozenset())  # complain now, not at the first decision
+        batch = Batch(asked, self.router, self._parts.terms, self.log, self._clock, self._draw)
+        total = len(prompts) if isinstance(prompts, Sized) else None
+        decisions = batch.decisions(prompts)
+        return tracked(decisions, total, "deciding") if progress else decisions
+
     def complete(self, prompt: Messages, **keywords: Any) -> Any:
         """Send a prompt to the member that will answer best for the money; returns litellm's ModelResponse
         with ``decision`` beside it (no serialized form of it holds that).
@@ -101,14 +128,14 @@ class Ensemble:
         Raises InputError for arguments out of range, NoEligibleMemberError before anyone is called,
         CallFailedError when those called did not answer.
         """
-        request, call, sender = self._prepare(prompt, Asked.of(keywords))
-        steps = call.steps()
+        asked = Asked.of(keywords)
+        exchange = _Exchange(lambda: self._prepare(prompt, asked))
+        steps = exchange.steps()
         try:
             wanted = next(steps)
             while True:
-                call.in_flight = True
                 try:
-                    reply = sender.send(wanted.member, request.messages, wanted.params)
+                    reply = exchange.send(wanted)
                 except Exception as error:
                     wanted = steps.throw(error)
                 else:
@@ -117,33 +144,33 @@ class Ensemble:
             reply = end.value
         finally:
             steps.close()  # interrupted: written down as such
-        if request.asked.streams:
-            return RoutedStream(call, reply, request.asked.usage_wanted)
-        return _with_decision(reply, call.decision)
+        if asked.streams:
+            return RoutedStream(exchange.call, reply, asked.usage_wanted)
+        return _with_decision(reply, exchange.call.decision)
 
     async def acomplete(self, prompt: Messages, **keywords: Any) -> Any:
         """``complete`` for asyncio: encoding, deciding and logging run in a thread, the call is awaited."""
-        request, call, sender = await in_thread(self._prepare, prompt, Asked.of(keywords))
-        steps = call.steps()
+        asked = Asked.of(keywords)
+        exchange = _Exchange(lambda: self._prepare(prompt, asked))
+        steps = exchange.steps()
         try:
             wanted, reply = await in_thread(_advance, steps.send, None)
             while wanted is not None:
-                call.in_flight = True
                 try:
-                    reply = await sender.asend(wanted.member, request.messages, wanted.params)
+                    reply = await exchange.asend(wanted)
                 except Exception as error:
                     wanted, reply = await in_thread(_advance, steps.throw, error)
                 else:
-                    if request.asked.streams:  # nothing is written yet, nor may a cancellation come between
+                    if asked.streams:  # nothing is written yet, nor may a cancellation come between
                         break
                     wanted, reply = await in_thread(_advance, steps.send, reply)
         except asyncio.CancelledError:
             await in_thread(steps.close)
             raise
-        if request.asked.streams:
+        if asked.streams:
             _advance(steps.send, reply)
-            return AsyncRoutedStream(call, reply, request.asked.usage_wanted)
-        return _with_decision(reply, call.decision)
+            return AsyncRoutedStream(exchange.call, reply, asked.usage_wanted)
+        return _with_decision(reply, exchange.call.decision)
 
     def feedback(self, decision: Any, reward: float, *, source: str = "caller") -> None:
         """Tell the log how good an answer was: ``reward`` in [0, 1].
@@ -219,6 +246,27 @@ class Ensemble:
         if log is None:
             raise ConfigError(f"{verb} needs a log, and this Ensemble was made with log=False. Give it one.")
         return log
+
+
+class _Exchange:
+    """One prompt on its way to a reply: read and decided only when its steps are begun, so that asyncio's
+    caller can have that done in a thread and still say how it ended."""
+
+    def __init__(self, prepare: Callable[[], tuple[Request, Call, Dispatcher]]) -> None:
+        self._prepare = prepare
+
+    def steps(self) -> Generator[Send, Any, Any]:
+        """Those of the call (hops.py)."""
+        self._request, self.call, self._sender = self._prepare()
+        return (yield from self.call.steps())
+
+    def send(self, wanted: Send) -> Any:
+        self.call.in_flight = True
+        return self._sender.send(wanted.member, self._request.messages, wanted.params)
+
+    async def asend(self, wanted: Send) -> Any:
+        self.call.in_flight = True
+        return await self._sender.asend(wanted.member, self._request.messages, wanted.params)
 
 
 def _advance(step: Callable[[Any], Any], value: Any) -> tuple[Send | None, Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ensemble.errors import ConfigError, LogError, MissingExtraError
 from ensemble.log_rows import Row, Rows, to_json
 from ensemble.log_schema import MIGRATIONS, TYPES
-from ensemble.log_statements import statements
+from ensemble.log_statements import inserts, statements
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -119,16 +119,21 @@ class Database:
             known = sa.MetaData()
             known.reflect(connection, only=TABLES)
             key = connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'hmac_key'").scalar_one()
-        self._inserts = {name: known.tables[name].insert() for name in TABLES}
         self._statements = statements(known.tables)
+        self._inserts = inserts(known.tables, self._engine.dialect)
         self.key = bytes.fromhex(key)
 
-    def insert(self, batch: list[Rows]) -> None:
+    def insert(self, batch: list[Rows]) -> list[None]:
         """Write all rows of the batch in one transaction: committed on return."""
+        by_table: dict[str, list[Any]] = {table: [] for table in TABLES}
+        for rows in batch:
+            for table, row in rows:
+                by_table[table].append(self._inserts[table].values(row))
         with self._transaction("write to") as connection:
-            for rows in batch:
-                for table, row in rows:
-                    connection.execute(self._inserts[table], row)
+            for table, values in by_table.items():  # what others refer to comes first
+                if values:
+                    connection.exec_driver_sql(self._inserts[table].sql, values)
+        return [None for _ in batch]
 
     def change(self, statement: str, **values: Any) -> int:
         """Run one of the writing statements; the number of rows it wrote or deleted itself."""

@@ -23,7 +23,7 @@ class BackgroundWriter(Generic[Item]):
     A batch that ``write`` refuses is tried again item by item; what fails then is counted.
     """
 
-    def __init__(self, write: Callable[[list[Item]], None]) -> None:
+    def __init__(self, write: Callable[[list[Item]], object]) -> None:
         self._write = write
         self.start_afresh()
 

@@ -1,12 +1,14 @@
 """The log's records as table rows, and rows as what a reader of the log gets.
 
-Pure functions: no database, no clock. Vectors over members become one list per quantity, all in
-the order of ``members``; numbers that JSON lacks (inf, nan) become strings and come back as floats.
+Pure functions: no database, no clock. What goes into a column of JSON is JSON already. Vectors over
+members become one list per quantity, all in the order of ``members``; numbers that JSON lacks (inf, nan)
+become strings and come back as floats.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import hmac
 import json
@@ -18,9 +20,9 @@ from typing import Any, overload
 import numpy as np
 
 from ensemble.errors import InputError
-from ensemble.records import Attempt, Decision, FloatArray, Member, Outcome
+from ensemble.records import Attempt, Decision, FloatArray, Forecasts, Member, Outcome, Wishes
 
-Row = dict[str, Any]  # column -> value
+Row = dict[str, Any]  # column -> value; to be written, JSON as text
 Rows = tuple[tuple[str, Row], ...]  # (table, row) pairs that are written together or not at all
 
 LONGEST_SESSION = 512  # characters
@@ -75,6 +77,7 @@ def decision_rows(
         raise InputError(f"expected one prompt's features (n_features,), found shape {vector.shape}.")
     if not 0 < decision.propensity <= 1:
         raise InputError(f"a propensity must lie in (0, 1], found {decision.propensity!r}.")
+    digests = [] if metadata is None else label_digests(key, metadata)
     row: Row = {
         "id": decision.id,
         "created_at": float(decision.created_at),
@@ -90,39 +93,49 @@ def decision_rows(
         "prompt_key": None if text is None else keyed_hash(key, text),
         "text": storable(text) if keep_text else None,
         "session": session_name(session),
-        "wishes": decision.wishes.as_dict(),
-        "ranking": list(decision.ranking),
-        "warnings": list(decision.warnings),
+        "metadata": None if metadata is None else to_json(dict(metadata)),
+        "wishes": _wishes_json(decision.wishes),
+        "ranking": to_json(decision.ranking),
+        "warnings": _json_again(decision.warnings),
         **_member_vectors(decision, members),
     }
-    if metadata is None:
-        return (("decisions", row),)  # the column stays NULL: a None would be stored as JSON's null
-    digests = label_digests(key, metadata)
-    row["metadata"] = dict(metadata)
     labels = ({"decision_id": decision.id, "digest": digest} for digest in digests)
     return (("decisions", row), *(("labels", label) for label in labels))
 
 
 def _member_vectors(decision: Decision, members: Iterable[Member]) -> Row:
-    by_name = {member.name: member for member in members}
-    forecasts = decision.forecasts
-    if missing := [f.member for f in forecasts if f.member not in by_name]:
+    columns = Forecasts.of(decision.forecasts).columns
+    terms = {member.name: (member.kind, *(getattr(member, p) for p in PRICES)) for member in members}
+    names = tuple(columns["member"])
+    if missing := [name for name in names if name not in terms]:
         raise InputError(
             f"decision {decision.id} forecasts {', '.join(missing)}, but `members` does not hold them: "
             "pass the pool's members that the decision was made over."
         )
-    pool = [by_name[forecast.member] for forecast in forecasts]
-    vectors: Row = {
-        column: _json_numbers(getattr(forecast, field) for forecast in forecasts)
-        for column, field in FORECAST_NUMBERS.items()
+    return {
+        **{column: _json_numbers(columns[field]) for column, field in FORECAST_NUMBERS.items()},
+        **{flag: _json_again(tuple(columns[flag])) for flag in ("measured", "ineligible_because")},
+        **_terms_json(names, tuple([terms[name] for name in names])),
     }
-    vectors |= {price: _json_numbers(getattr(member, price) for member in pool) for price in PRICES}
-    return vectors | {
-        "members": [member.name for member in pool],
-        "kind": [member.kind for member in pool],
-        "measured": [bool(forecast.measured) for forecast in forecasts],
-        "ineligible_because": [forecast.ineligible_because for forecast in forecasts],
-    }
+
+
+@functools.lru_cache(64)
+def _terms_json(names: tuple[str, ...], terms: tuple[tuple[Any, ...], ...]) -> Row:
+    """What a pool says of its members: the same in every row until it changes."""
+    kinds, *prices = zip(*terms, strict=True) if terms else ((),) * (1 + len(PRICES))
+    row: Row = {price: _json_numbers(values) for price, values in zip(PRICES, prices, strict=True)}
+    return row | {"members": to_json(names), "kind": to_json(kinds)}
+
+
+@functools.lru_cache(256)
+def _wishes_json(wishes: Wishes) -> str:
+    return to_json(wishes.as_dict())
+
+
+@functools.lru_cache(256)
+def _json_again(values: tuple[Any, ...]) -> str:
+    """The JSON of what seldom changes."""
+    return to_json(values)
 
 
 def attempt_rows(attempt: Attempt) -> Rows:
@@ -209,8 +222,8 @@ def _plain(value: object) -> object:
 _ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False, default=_plain)
 
 
-def _json_numbers(values: Iterable[float | None]) -> list[float | str | None]:
-    return [
-        None if value is None else float(value) if math.isfinite(value) else str(float(value))
-        for value in values
-    ]
+def _json_numbers(values: Sequence[float | None]) -> str:
+    try:
+        return to_json(values)
+    except ValueError:
+        return to_json([v if v is None or math.isfinite(v) else str(float(v)) for v in values])

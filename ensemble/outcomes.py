@@ -4,10 +4,11 @@ Append-only: decisions, attempts, outcomes and rewards are written once and neve
 ``forget`` deletes. ``log_schema`` describes the tables. Features are personal data: an SQLite file
 is made readable by its owner alone.
 
-How long a record lasts: with ``log_mode="before"`` it is committed when its ``record_*`` returns, so
-a killed process loses nothing, and with ``fsync=True`` neither does a power loss (PostgreSQL has its
-own setting for that). With ``log_mode="after"`` decisions, attempts and outcomes are written by a
-background thread, and a killed process loses those not yet written: at most ``QUEUE_SIZE``.
+How long a record lasts: with ``log_mode="before"`` it is committed when its ``record_*`` returns (in
+one transaction with what other threads record meanwhile), so a killed process loses nothing, and with
+``fsync=True`` neither does a power loss (PostgreSQL has its own setting for that). With
+``log_mode="after"`` decisions, attempts and outcomes are written by a background thread, and a killed
+process loses those not yet written: at most ``QUEUE_SIZE``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from ensemble.errors import ConfigError, InputError, LogError
 from ensemble.log_database import Database
@@ -35,11 +38,13 @@ from ensemble.log_rows import (
     session_name,
 )
 from ensemble.records import Attempt, Decision, FloatArray, Member, Outcome
+from ensemble.together import Together
 
 __all__ = ["QUEUE_SIZE", "Keep", "LogMode", "OutcomeLog"]
 
 LogMode = Literal["before", "after"]
 Keep = Literal["text", "text+answers"]
+TRANSACTION_SIZE = 100  # records that are committed together at most
 PAGE_SIZE = 200  # decisions that rows() reads at once
 
 
@@ -55,6 +60,8 @@ class OutcomeLog:
         self._database = database
         self._keep = keep
         self._clock = clock
+        # Under load one transaction takes the records of all who wait for one.
+        self._insert: Together[Rows, None] = Together(database.insert, TRANSACTION_SIZE)
         self._writer: BackgroundWriter[Rows] | None = None
         if log_mode == "after":
             self._writer = BackgroundWriter(database.insert)
@@ -102,19 +109,32 @@ class OutcomeLog:
         its keyed hash is stored, itself only if the log keeps text. ``metadata``: what JSON can hold;
         ``forget`` finds decisions by it. Raises InputError for what cannot be stored.
         """
-        self._write(
-            decision_rows(
-                decision,
-                members=members,
-                features=features,
-                encoder_sha256=encoder_sha256,
-                key=self._database.key,
-                text=text,
-                keep_text=self._keep is not None,
-                metadata=metadata,
-                session=session,
-            )
+        texts = None if text is None else [text]
+        for rows in self._decision_rows(
+            [decision], members, np.asarray(features)[None], encoder_sha256, texts, metadata, session
+        ):
+            self._write(rows)
+
+    def record_decisions(
+        self,
+        decisions: Sequence[Decision],
+        *,
+        members: Iterable[Member],
+        features: FloatArray,
+        encoder_sha256: str,
+        texts: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``record_decision`` for many, with ``features`` (n_decisions, n_features); in one transaction where
+        they are committed on return."""
+        batch = list(
+            self._decision_rows(decisions, members, features, encoder_sha256, texts, metadata, session=None)
         )
+        if self._writer is None:
+            self._database.insert(batch)
+        else:
+            for rows in batch:
+                self._writer.put(rows)
 
     def record_attempt(self, attempt: Attempt) -> None:
         """Write one call to one member: every call, as ``spend_usd`` adds them up.
@@ -224,11 +244,34 @@ class OutcomeLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _decision_rows(
+        self,
+        decisions: Sequence[Decision],
+        members: Iterable[Member],
+        features: FloatArray,
+        encoder_sha256: str,
+        texts: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+        session: str | None,
+    ) -> Iterator[Rows]:
+        for place, decision in enumerate(decisions):
+            yield decision_rows(
+                decision,
+                members=members,
+                features=features[place],
+                encoder_sha256=encoder_sha256,
+                key=self._database.key,
+                text=None if texts is None else texts[place],
+                keep_text=self._keep is not None,
+                metadata=metadata,
+                session=session,
+            )
+
     def _write(self, rows: Rows) -> None:
         if self._writer:
             self._writer.put(rows)
         else:
-            self._database.insert([rows])
+            self._insert(rows)
 
     def _drain(self) -> None:
         if self._writer:

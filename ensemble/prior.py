@@ -67,14 +67,15 @@ class Prior:
             )
         if self.names == self.known:
             return prediction
-        guess = self._guess(prediction) if not self.measured.all() else None
-        columns = {}
+        if self.measured.all():
+            arrays = (getattr(prediction, field).take(self._rows, axis=1) for field in _ARRAYS)
+            return Prediction(self.names, *arrays)
+        guess, columns = self._guess(prediction), {}
         for field in _ARRAYS:
             source: FloatArray = getattr(prediction, field)
             column = np.empty((len(source), len(self.names)), dtype=source.dtype)
             column[:, self.measured] = source[:, self._rows]
-            if guess is not None:
-                column[:, ~self.measured] = guess[field]
+            column[:, ~self.measured] = guess[field]
             columns[field] = column
         return Prediction(members=self.names, **columns)
 

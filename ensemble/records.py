@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
 Kind = Literal["frontier", "tuned", "specialist"]
 ABILITIES = ("tools", "vision", "json_schema", "reasoning")
 
@@ -86,6 +87,26 @@ class Prediction:
     output_tokens: FloatArray
     output_tokens_p95: FloatArray
 
+    def __getitem__(self, rows: slice) -> Prediction:
+        """The same for some of the prompts."""
+        arrays = (self.reward, self.reward_std, self.output_tokens, self.output_tokens_p95)
+        return Prediction(self.members, *(array[rows] for array in arrays))
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What each member is expected to take and cost at the pool's prices, all float64 (n_prompts, n_members).
+
+    ``seconds`` is NaN where the member's speed is unknown.
+    """
+
+    input_tokens: Floats
+    output_tokens: Floats
+    output_tokens_p95: Floats
+    cost_usd: Floats
+    cost_usd_p95: Floats
+    seconds: Floats
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -138,6 +159,50 @@ class Forecast:
     ineligible_because: str | None
 
 
+FORECAST_FIELDS = tuple(field.name for field in dataclasses.fields(Forecast))
+
+
+class Forecasts(Sequence[Forecast]):
+    """A decision's lines, kept as columns: a line becomes a Forecast when somebody looks at it.
+
+    ``columns`` maps every field of Forecast to its plain values, one per member.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self.columns = columns
+
+    @classmethod
+    def of(cls, lines: Iterable[Forecast]) -> Forecasts:
+        """The same lines as columns."""
+        if isinstance(lines, Forecasts):
+            return lines
+        kept = list(lines)
+        return cls({name: [getattr(line, name) for line in kept] for name in FORECAST_FIELDS})
+
+    def __len__(self) -> int:
+        return len(self.columns["member"])
+
+    @overload
+    def __getitem__(self, at: int) -> Forecast: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Forecast, ...]: ...
+    def __getitem__(self, at: int | slice) -> Forecast | tuple[Forecast, ...]:
+        if isinstance(at, slice):
+            return tuple(self[place] for place in range(*at.indices(len(self))))
+        return Forecast(*(self.columns[name][at] for name in FORECAST_FIELDS))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 @dataclass(frozen=True)
 class Decision:
     """Who is to answer one prompt, with what probability, and what was expected of everyone.
@@ -153,7 +218,7 @@ class Decision:
     reason: Literal["routed", "session", "budget", "fallback", "hedge"]
     propensity: float
     randomized: bool
-    forecasts: tuple[Forecast, ...]
+    forecasts: Sequence[Forecast]
     ranking: tuple[str, ...]
     input_tokens: float  # estimated for the chosen member
     wishes: Wishes

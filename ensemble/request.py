@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +16,33 @@ from ensemble.records import Decision, FloatArray, Prediction, Wishes
 from ensemble.router import Router
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One prompt, and all that its decisions rest on; ``bound`` is the member that its session keeps to."""
+@dataclass(frozen=True)
+class Reading:
+    """What one prompt says: its messages, the text of them that is encoded, how many characters are billed,
+    and the abilities it needs."""
 
     messages: list[dict[str, Any]]
     encoded: str
     characters: int
+    required: frozenset[str]
+
+    @classmethod
+    def of(cls, prompt: text.Messages, params: Mapping[str, Any]) -> Reading:
+        """Raises InputError."""
+        messages = text.as_messages(prompt)
+        return cls(
+            messages,
+            text.prompt_text(messages),
+            text.count_characters(messages, params),
+            text.needs(messages, params),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One prompt, and all that its decisions rest on; ``bound`` is the member that its session keeps to."""
+
+    reading: Reading
     features: FloatArray  # (1, n_features)
     prediction: Prediction  # (1, n_members) over the pool
     router: Router
@@ -36,22 +56,14 @@ class Request:
         cls, prompt: text.Messages, asked: Asked, router: Router, terms: Terms, bound: str | None
     ) -> Request:
         """Raises InputError."""
-        messages = text.as_messages(prompt)
-        wishes = asked.wishes(terms.pool.defaults, text.needs(messages, asked.params))
-        encoded = text.prompt_text(messages)
-        features = router.encoder.encode([encoded])
-        return cls(
-            messages=messages,
-            encoded=encoded,
-            characters=text.count_characters(messages, asked.params),
-            features=features,
-            prediction=terms.prior.fill(router.head.predict(features)),
-            router=router,
-            terms=terms,
-            asked=asked,
-            wishes=wishes,
-            bound=bound,
-        )
+        reading = Reading.of(prompt, asked.params)
+        wishes = asked.wishes(terms.pool.defaults, reading.required)
+        features, prediction = router.look(reading.encoded)
+        return cls(reading, features, terms.prior.fill(prediction), router, terms, asked, wishes, bound)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return self.reading.messages
 
     def decide(
         self,
@@ -68,14 +80,6 @@ class Request:
 
         Raises NoEligibleMemberError.
         """
-        expected = policy.expect(
-            self.prediction,
-            self.terms.pool,
-            np.array([self.characters]),
-            self.terms.characters_per_token,
-            self.asked.max_tokens,
-            self.asked.answers,
-        )
         context = policy.Context(
             router_id=self.router.id,
             measured=self.terms.prior.measured,
@@ -84,15 +88,10 @@ class Request:
             reason="fallback" if tried else "routed",
             warnings=self.terms.pool.warnings,
         )
-        [decision] = policy.decide(
-            self.prediction,
-            expected,
-            self.terms.pool,
-            replace(wishes, exploration=0.0) if tried else wishes,
-            np.array([0.0 if tried else draw]),
-            [id],
-            now=now,
-            context=context,
+        if tried:
+            wishes, draw = replace(wishes, exploration=0.0), 0.0
+        [decision] = decide(
+            [self.reading], self.prediction, self.terms, self.asked, wishes, [draw], [id], now, context
         )
         return decision
 
@@ -105,7 +104,32 @@ class Request:
             members=self.terms.pool,
             features=self.features[0],
             encoder_sha256=self.router.encoder.sha256["encoder.onnx"],
-            text=self.encoded,
+            text=self.reading.encoded,
             metadata=self.asked.metadata,
             session=self.asked.session,
         )
+
+
+def decide(
+    readings: Sequence[Reading],
+    prediction: Prediction,
+    terms: Terms,
+    asked: Asked,
+    wishes: Wishes,
+    draws: Sequence[float],
+    ids: Sequence[str],
+    now: float,
+    context: policy.Context,
+) -> Iterator[Decision]:
+    """``policy.decide`` at the prices of the terms; ``prediction`` (n_readings, n_members) over the pool."""
+    expected = policy.expect(
+        prediction,
+        terms.pool,
+        np.array([reading.characters for reading in readings]),
+        terms.characters_per_token,
+        asked.max_tokens,
+        asked.answers,
+    )
+    return policy.decide(
+        prediction, expected, terms.pool, wishes, np.array(draws), ids, now=now, context=context
+    )

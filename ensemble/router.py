@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +17,16 @@ from ensemble.head import Head
 from ensemble.inference import Device
 from ensemble.records import Deployment, FloatArray, Member, Prediction
 from ensemble.text import prompt_text
+from ensemble.together import Together
+
+REMEMBERED = 512  # prompts
+
+
+class Seen(NamedTuple):
+    """One prompt's features, (1, n_features), and the prediction from them, (1, n_members)."""
+
+    features: FloatArray
+    prediction: Prediction
 
 
 class Router:
@@ -29,6 +41,8 @@ class Router:
         self.encoder, self.head = encoder, head
         self.members = head.members
         self.characters_per_token = {m.name: m.characters_per_token for m in bundle.manifest.members}
+        self._encode = Together(self._encode_together, encoder.measure_room())
+        self._remembered = functools.lru_cache(REMEMBERED)(self._look)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, device: Device = "auto") -> Router:
@@ -64,6 +78,26 @@ class Router:
             empty = np.zeros((0, len(self.members)), np.float32)
             return Prediction(self.members, empty, empty, empty, empty)
         return self.head.predict(self.features(texts))
+
+    def look(self, text: str) -> Seen:
+        """The features of one canonical text and what is predicted from them.
+
+        Texts that several threads bring at the same time are encoded together where that pays, and what was
+        looked at lately is remembered: an agent's loop asks for the same prompt at every step.
+        Raises InputError.
+        """
+        return self._remembered(self.encoder.cut(text))
+
+    def _look(self, text: str) -> Seen:
+        [ids] = self.encoder.tokens([text])
+        return self._encode(ids, size=len(ids))
+
+    def _encode_together(self, ids: list[list[int]]) -> list[Seen]:
+        features = self.encoder.encode_tokens(ids)
+        prediction = self.head.predict(features)
+        if len(ids) == 1:
+            return [Seen(features, prediction)]
+        return [Seen(features[row : row + 1], prediction[row : row + 1]) for row in range(len(ids))]
 
     def references(self) -> tuple[Member, ...]:
         """Its members with the kind and prices they were measured at, for comparing strangers with."""

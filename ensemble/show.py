@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from ensemble.records import Decision, Forecast
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+Item = TypeVar("Item")
 WIDTH = 120  # columns where the output goes to a file or a pipe
 
 
@@ -21,6 +22,16 @@ def console() -> Console:
 
     shown = Console(markup=False, emoji=False)
     return shown if shown.is_terminal else Console(width=WIDTH, markup=False, emoji=False)
+
+
+def tracked(items: Iterator[Item], total: int | None, label: str) -> Iterator[Item]:
+    """The same items, with a bar on standard error that tells how many have come, and of how many."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield from progress.track(items, total=total, description=label)
 
 
 def decision_table(decision: Decision, warnings: Sequence[str] = ()) -> Table:

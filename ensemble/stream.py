@@ -7,17 +7,17 @@ rest is drawn in (the usage follows it), the outcome is written, and only then i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from ensemble.dispatch import AsyncChunks, Chunks, Usage, answer_of, finishes, usage_of
 from ensemble.hops import CANCELLED, Call
 from ensemble.records import Decision
+from ensemble.threads import in_thread
 
 CLOSED = "closed by the caller"
 
@@ -178,16 +178,3 @@ class AsyncRoutedStream:
     async def _stop(self, why: str) -> None:
         await in_thread(self._tally.stop, why)
         await self._chunks.aclose()
-
-
-async def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
-    """``asyncio.to_thread``, but a cancellation waits for the thread: nothing may go on behind our back."""
-    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        task.cancelled() or task.exception()  # looked at, so that asyncio doesn't complain of it
-        raise

@@ -64,10 +64,11 @@ class Case:
         characters = np.full(len(prediction.reward), CHARACTERS)
         expected = policy.expect(prediction, offer, characters, per_token, max_tokens, answers)
         ids = [f"d{i}" for i in range(len(draws))]
-        return policy.decide(
+        decisions = policy.decide(
             prediction, expected, offer, self.wishes, np.array(draws), ids,
             now=5.0, context=policy.Context(**context),
         )  # fmt: skip
+        return list(decisions)
 
     def one(self, draw: float = 0.0, **more: Any) -> Decision:
         [decision] = self.decide([draw], **more)

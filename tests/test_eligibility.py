@@ -83,7 +83,7 @@ def test_a_prediction_over_another_pool_is_an_error() -> None:
     expected = policy.expect(some.prediction, some.pool, np.array([400.0]), np.full(2, 4.0))
     turned = Pool(some.members[::-1])
     with pytest.raises(InputError, match=r"expected a prediction over .*two.*, found one over"):
-        policy.decide(some.prediction, expected, turned, some.wishes, np.zeros(1), ["d"], now=0.0)
+        next(policy.decide(some.prediction, expected, turned, some.wishes, np.zeros(1), ["d"], now=0.0))
 
 
 NUMBERS = (

@@ -23,13 +23,14 @@ FLOORS = """
     4   cli
     4   __init__
     3   engine
+    3   batch
     3   request stream
     3   hops parts
     3   asked router
     2   bundle catalog config dispatch encoder head outcomes policy pool prior show text
     1   log_database
-    1   log_rows manifest members
-    1   inference log_queue log_schema log_statements records
+    1   eligibility log_rows manifest members
+    1   inference log_queue log_schema log_statements records threads together
     0   errors
 """
 LINES = [line.split()[1:] for line in FLOORS.strip().splitlines()[::-1]]

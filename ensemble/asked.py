@@ -56,6 +56,8 @@ class Asked:
         Raises InputError naming a wish that is out of range.
         """
         given = {name: value for name, value in self.ours.items() if value is not None}
+        if not given and not required:
+            return defaults
         given |= {name: _names(name, given[name]) for name in _SETS if name in given}
         given["requires"] = required | given.get("requires", frozenset())
         return check_wishes(dataclasses.replace(defaults, **given))

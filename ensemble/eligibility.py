@@ -47,10 +47,13 @@ class Eligibility:
         self.eligible: npt.NDArray[np.bool_] = np.array([why is None for why in self._shared])
         for limit in self._limits:
             self.eligible = self.eligible & ~limit.missed
+        self._all = bool(self.eligible.all())
 
     def reasons(self, i: int) -> list[str | None]:
         """Why each member may not serve prompt i, (n_members,): ``None`` for who may."""
         why = list(self._shared)
+        if self._all:
+            return why
         for m in np.flatnonzero(~self.eligible[i]).tolist():
             why[m] = why[m] or next(limit.words(i, m) for limit in self._limits if limit.missed[i, m])
         return why

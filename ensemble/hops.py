@@ -81,9 +81,8 @@ class Call:
             try:
                 reply = yield Send(self.decision.member, self._params)
             except GeneratorExit:
-                if self.in_flight:
-                    self._attempt(error=CANCELLED)
-                self._outcome(None, error=CANCELLED)
+                attempt = self._attempt(error=CANCELLED) if self.in_flight else None
+                self._end(attempt, error=CANCELLED)
                 raise
             except Exception as error:
                 self._hop(error)
@@ -94,8 +93,7 @@ class Call:
 
     def finish(self, usage: Usage, answer: str, first_token_s: float | None = None) -> None:
         """Write down that the member in charge has answered, then hand the answer to the scorer."""
-        self._attempt(usage=usage)
-        self._outcome(self.decision, usage, answer, first_token_s)
+        self._end(self._attempt(usage=usage), self.decision, usage, answer, first_token_s)
         self.on_answer(self.decision, answer)
 
     def break_off(
@@ -103,8 +101,7 @@ class Call:
     ) -> StreamBrokenError | None:
         """Write down that a stream ended early: by an error, which is returned as ours, or by its reader."""
         what = error if isinstance(error, str) else self._describe(error)
-        self._attempt(error=what)
-        self._outcome(None, None, answer, first_token_s, what)
+        self._end(self._attempt(error=what), None, None, answer, first_token_s, what)
         if isinstance(error, str):
             return None
         self.failures[self.decision.member] = what
@@ -121,11 +118,12 @@ class Call:
     def _hop(self, error: Exception) -> None:
         """Decide who is next after an error, or give up."""
         what = self.failures[self.decision.member] = self._describe(error)
-        self._attempt(error=what, billed=was_billed(error))
+        attempt = self._attempt(error=what, billed=was_billed(error))
         following = self._following()
         if following is None:
-            self._outcome(None, error=f"{len(self.failures)} member(s) failed")
+            self._end(attempt, error=f"{len(self.failures)} member(s) failed")
             raise CallFailedError(self.failures, self.decision.id, self._advice()) from error
+        self._write(lambda log: log.record_attempt(attempt))
         self.decision = following
 
     def _following(self) -> Decision | None:
@@ -184,14 +182,17 @@ class Call:
         tokens = max(1, math.floor(left / member.usd_per_million_output * 1e6 / self.answers))
         return min(tokens, member.max_output_tokens or tokens)
 
-    def _attempt(self, *, usage: Usage | None = None, error: str | None = None, billed: bool = True) -> None:
+    def _attempt(
+        self, *, usage: Usage | None = None, error: str | None = None, billed: bool = True
+    ) -> Attempt:
+        """The attempt that has just ended, its cost counted; still to be written down."""
         cost = None if usage is None else usage.cost_usd(self.members[self.decision.member])
         estimated = cost is None and billed
         if cost is None:
             cost = self._most_usd() if billed else 0.0
         self.spent_usd += cost
         self.spent_is_estimated |= estimated
-        attempt = Attempt(
+        return Attempt(
             decision_id=self.decision.id,
             number=self.number,
             member=self.decision.member,
@@ -206,7 +207,6 @@ class Call:
             cost_usd=cost,
             cost_is_estimated=estimated,
         )
-        self._write(lambda log: log.record_attempt(attempt))
 
     def _most_usd(self) -> float:
         """The most this attempt can have cost, since the provider didn't say; where nothing limits the
@@ -217,14 +217,16 @@ class Call:
         usd_in = self.decision.input_tokens * member.usd_per_million_input
         return float(usd_in + self.answers * tokens * member.usd_per_million_output) / 1e6
 
-    def _outcome(
+    def _end(
         self,
-        served: Decision | None,
+        attempt: Attempt | None,
+        served: Decision | None = None,
         usage: Usage | None = None,
         answer: str | None = None,
         first_token_s: float | None = None,
         error: str | None = None,
     ) -> None:
+        """Write down how the call ended, together with its last attempt."""
         now = self.clock()
         outcome = Outcome(
             decision_id=self.decision.id,
@@ -239,7 +241,7 @@ class Call:
             cost_is_estimated=self.spent_is_estimated,
             error=error,
         )
-        self._write(lambda log: log.record_outcome(outcome, answer=answer))
+        self._write(lambda log: log.record_outcome(outcome, answer, last_attempt=attempt))
 
     def _write(self, record: Callable[[OutcomeLog], None]) -> None:
         if self.log is None:

@@ -156,6 +156,8 @@ def _onnxruntime_session(graph: bytes, device: Device, threads: int) -> Any:
         session = onnxruntime.InferenceSession(graph, options, providers=[*providers, PROVIDERS["cpu"]])
     except Exception as error:  # onnxruntime's own errors share no base class
         raise BundleError(f"expected an ONNX graph, found what onnxruntime cannot open: {error}") from error
+    # onnxruntime keeps the graph's bytes to open it again elsewhere, which is never asked of it here.
+    session._model_bytes = None
     _return_freed_memory()
     wanted, got = PROVIDERS["cuda" if cuda or device == "cuda" else "cpu"], session.get_providers()[0]
     if got != wanted:

@@ -1,7 +1,4 @@
-"""The log's database: where it is, how it is opened and upgraded, transactions, forks, errors.
-
-This file and ``log_statements`` are the only ones that know SQLAlchemy.
-"""
+"""The log's database in use: upgrades, transactions, forks, errors."""
 
 from __future__ import annotations
 
@@ -10,21 +7,20 @@ import functools
 import os
 import secrets
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ensemble.errors import ConfigError, LogError, MissingExtraError
-from ensemble.log_rows import Row, Rows, to_json
+from ensemble.errors import LogError
+from ensemble.log_engine import BUSY_S, make_engine, make_private_file, url_of
+from ensemble.log_rows import Row, Rows
 from ensemble.log_schema import MIGRATIONS, TYPES
 from ensemble.log_statements import inserts, statements
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-BUSY_S = 10  # how long to wait for another process that writes to the same SQLite file
 TABLES = ("decisions", "labels", "attempts", "outcomes", "rewards")
 
 _MIGRATION_LOCK = 7_305_808_870  # any number that no other program is likely to lock in PostgreSQL
@@ -50,7 +46,7 @@ class Database:
     """
 
     def __init__(self, place: str | os.PathLike[str], *, fsync: bool, clock: Callable[[], float]) -> None:
-        url = _url(place)
+        url = url_of(place)
         self._where = url.render_as_string(hide_password=True)
         self._sqlite = url.get_backend_name() == "sqlite"
         self._in_memory = self._sqlite and url.database in (None, "", ":memory:")
@@ -60,8 +56,8 @@ class Database:
         self._closed = False
         self.after_fork_in_child: Callable[[], None] | None = None
         if self._sqlite and not self._in_memory and not str(url.database).startswith("file:"):
-            _make_private_file(Path(str(url.database)))
-        self._engine = _engine(url, fsync=fsync)
+            make_private_file(Path(str(url.database)))
+        self._engine = make_engine(url, fsync=fsync)
         _watch_forks()
         _OPEN.add(self)
         try:
@@ -125,14 +121,28 @@ class Database:
 
     def insert(self, batch: list[Rows]) -> list[None]:
         """Write all rows of the batch in one transaction: committed on return."""
+        import sqlalchemy as sa
+
         by_table: dict[str, list[Any]] = {table: [] for table in TABLES}
         for rows in batch:
             for table, row in rows:
                 by_table[table].append(self._inserts[table].values(row))
-        with self._transaction("write to") as connection:
-            for table, values in by_table.items():  # what others refer to comes first
-                if values:
-                    connection.exec_driver_sql(self._inserts[table].sql, values)
+        with self._turn:
+            self._check_open()
+            connection = None
+            try:
+                # The driver's own: SQLAlchemy's ways of beginning and executing take longer than the writing.
+                connection = self._engine.raw_connection()
+                cursor = connection.cursor()
+                for table, values in by_table.items():  # what others refer to comes first
+                    if values:
+                        cursor.executemany(self._inserts[table].sql, values)
+                connection.commit()
+            except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
+                raise _explained(error, f"cannot write to the log {self._where}") from error
+            finally:
+                if connection is not None:
+                    connection.close()  # back to the pool, which rolls back what is not committed
         return [None for _ in batch]
 
     def change(self, statement: str, **values: Any) -> int:
@@ -163,12 +173,15 @@ class Database:
 
         try:
             with self._turn:
-                if self._closed:
-                    raise LogError(f"{self._where}: this log was closed. Open it again to use it.")
+                self._check_open()
                 with self._engine.begin() as connection:
                     yield connection
         except sa.exc.SQLAlchemyError as error:
             raise _explained(error, f"cannot {doing} the log {self._where}") from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogError(f"{self._where}: this log was closed. Open it again to use it.")
 
     def _before_fork(self) -> None:
         self._turn.__enter__()
@@ -181,73 +194,6 @@ class Database:
         if child and self.after_fork_in_child:
             self.after_fork_in_child()
         self._turn.__exit__(None, None, None)
-
-
-def _url(place: str | os.PathLike[str]) -> sa.URL:
-    """A plain path means SQLite; ``postgres://`` and ``postgresql://`` mean psycopg."""
-    import sqlalchemy as sa
-
-    text = os.fspath(place)
-    if "://" not in text:
-        return sa.URL.create("sqlite", database=str(Path(text).expanduser()))
-    try:
-        url = sa.make_url(text)
-    except sa.exc.ArgumentError as error:
-        raise ConfigError(f"log: expected a path or a URL like postgresql://host/name: {error}") from error
-    if url.drivername in ("postgres", "postgresql"):
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername.partition("+")[0] not in TYPES:
-        raise ConfigError(
-            f"log: expected an SQLite path or a postgresql:// URL, found one of {url.drivername!r}."
-        )
-    return url
-
-
-def _make_private_file(path: Path) -> None:
-    """The file and the folders it needs; only its owner may read it, as it holds personal data."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise LogError(
-            f"cannot open the log {path}: {error.strerror or error}. Give the path of a file, in a folder "
-            "that this process may write."
-        ) from error
-
-
-def _engine(url: sa.URL, *, fsync: bool) -> sa.Engine:
-    import sqlalchemy as sa
-
-    # Prompts must not end up in tracebacks: hide_parameters keeps them out of SQLAlchemy's errors.
-    if url.get_backend_name() != "sqlite":
-        try:
-            return sa.create_engine(url, hide_parameters=True, json_serializer=to_json, pool_pre_ping=True)
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(error.name or "psycopg", "postgres", "a log in PostgreSQL") from error
-    engine = sa.create_engine(
-        url,
-        hide_parameters=True,
-        json_serializer=to_json,
-        poolclass=sa.pool.StaticPool,
-        connect_args={"timeout": BUSY_S, "check_same_thread": False},
-    )
-    sa.event.listen(engine, "connect", functools.partial(_set_up_sqlite, fsync=fsync))
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _record: object, *, fsync: bool) -> None:
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
-        except Exception as error:  # changing the mode does not wait for others, whatever the timeout
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA secure_delete = ON")
 
 
 def _explained(error: Exception, what: str) -> LogError:

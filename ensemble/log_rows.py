@@ -222,8 +222,8 @@ def _plain(value: object) -> object:
 _ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False, default=_plain)
 
 
-def _json_numbers(values: Sequence[float | None]) -> str:
-    try:
-        return to_json(values)
-    except ValueError:
-        return to_json([v if v is None or math.isfinite(v) else str(float(v)) for v in values])
+def _json_numbers(values: Iterable[float | None]) -> str:
+    plain = f"[{','.join(map(repr, values))}]"
+    if "n" not in plain:  # none of None, nan, inf: in JSON a float reads as in Python
+        return plain
+    return to_json([v if v is None or math.isfinite(v) else str(float(v)) for v in values])

@@ -109,11 +109,10 @@ class OutcomeLog:
         its keyed hash is stored, itself only if the log keeps text. ``metadata``: what JSON can hold;
         ``forget`` finds decisions by it. Raises InputError for what cannot be stored.
         """
-        texts = None if text is None else [text]
-        for rows in self._decision_rows(
-            [decision], members, np.asarray(features)[None], encoder_sha256, texts, metadata, session
-        ):
-            self._write(rows)
+        texts, vectors = None if text is None else [text], np.asarray(features)[None]
+        self._write(
+            *self._decision_rows([decision], members, vectors, encoder_sha256, texts, metadata, session)
+        )
 
     def record_decisions(
         self,
@@ -125,11 +124,9 @@ class OutcomeLog:
         texts: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """``record_decision`` for many, with ``features`` (n_decisions, n_features); in one transaction where
+        """``record_decision`` for many, with ``features`` (n_decisions, n_features): in one transaction where
         they are committed on return."""
-        batch = list(
-            self._decision_rows(decisions, members, features, encoder_sha256, texts, metadata, session=None)
-        )
+        batch = list(self._decision_rows(decisions, members, features, encoder_sha256, texts, metadata, None))
         if self._writer is None:
             self._database.insert(batch)
         else:
@@ -144,9 +141,13 @@ class OutcomeLog:
         """
         self._write(attempt_rows(attempt))
 
-    def record_outcome(self, outcome: Outcome, answer: str | None = None) -> None:
-        """Write how a decision ended, once. ``answer`` is stored only if the log keeps answers."""
-        self._write(outcome_rows(outcome, answer if self._keep == "text+answers" else None))
+    def record_outcome(
+        self, outcome: Outcome, answer: str | None = None, *, last_attempt: Attempt | None = None
+    ) -> None:
+        """Write how a decision ended, once, with the attempt it ended with if that is not written yet.
+        ``answer`` is stored only if the log keeps answers."""
+        attempt = () if last_attempt is None else attempt_rows(last_attempt)
+        self._write((*attempt, *outcome_rows(outcome, answer if self._keep == "text+answers" else None)))
 
     def record_reward(self, decision_id: str, reward: float, source: str = "caller") -> None:
         """Write how good the answer was, in [0, 1], as ``source`` sees it; committed on return in any mode.

@@ -14,7 +14,7 @@ so that what is spent on learning goes where it can teach. Every probability is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,14 +58,14 @@ def expect(
     ``characters_per_token`` (n_members,); ``max_tokens`` the caller's own limit on an answer, of which
     ``answers`` are wanted and paid for.
     """
-    limit = np.nan_to_num(offer.max_output_tokens, nan=math.inf)
+    limit = offer.max_output_tokens  # NaN, where it is unknown, is passed over by fmin
     if max_tokens is not None:
-        limit = np.minimum(limit, max_tokens)
+        limit = np.fmin(limit, max_tokens)
     input_tokens = np.asarray(characters, float)[:, None] / characters_per_token
-    output = np.minimum(prediction.output_tokens.astype(float), limit)
-    output_p95 = np.minimum(prediction.output_tokens_p95.astype(float), limit)
-    cost_in = input_tokens * offer.usd_per_million_input / 1e6
-    usd_out = answers * offer.usd_per_million_output / 1e6
+    output = np.fmin(prediction.output_tokens, limit)
+    output_p95 = np.fmin(prediction.output_tokens_p95, limit)
+    cost_in = input_tokens * (offer.usd_per_million_input / 1e6)
+    usd_out = offer.usd_per_million_output * (answers / 1e6)
     seconds = offer.first_token_s + output / offer.tokens_per_second
     return Expected(
         input_tokens, output, output_p95, cost_in + output * usd_out, cost_in + output_p95 * usd_out, seconds
@@ -91,31 +91,35 @@ def decide(
         raise InputError(f"expected a prediction over {offer.names}, found one over {prediction.members}")
     allowed = Eligibility(prediction, expected, offer, wishes, context.unavailable or {})
     value = utility(prediction.reward, expected, wishes)
-    # Best first, ties to the cheaper and then in the pool's order; behind them who may not serve.
-    order = np.lexsort((expected.cost_usd, -value, ~allowed.eligible), axis=-1)
-    counts = allowed.eligible.sum(axis=1).tolist()
-    lines = _lines(prediction, expected, value, context.measured)
+    columns = _columns(prediction, expected, value)
+    rows, measured = allowed.eligible.tolist(), _measured(prediction, context)
     bound = offer.names.index(context.bound) if context.bound in offer.names else -1
     for i, decision_id in enumerate(ids):
+        line: dict[str, Sequence[Any]] = {name: column[i] for name, column in columns.items()}
+        ranking = _rank(line["utility"], line["cost_usd"], rows[i])
         why = allowed.reasons(i)
-        if not counts[i]:
+        if not ranking:
             raise NoEligibleMemberError({n: str(w) for n, w in zip(offer.names, why, strict=True)})
-        ranking = order[i, : counts[i]]
         if kept := bound >= 0 and why[bound] is None:
             chosen, chances = bound, _certain(bound, len(why))
         else:
-            chances = probabilities(value[i], prediction.reward_std[i], ranking, wishes)
+            chances = probabilities(line["utility"], line["reward_std"], ranking, wishes)
             chosen = _pick(chances, ranking, float(draws[i]))
-        shares = chances.tolist()
+        line |= {
+            "member": offer.names,
+            "measured": measured,
+            "probability": chances,
+            "ineligible_because": why,
+        }
         yield Decision(
             id=decision_id,
             created_at=now,
             member=offer.names[chosen],
             reason="session" if kept else context.reason,
-            propensity=shares[chosen],
+            propensity=chances[chosen],
             randomized=not kept and context.reason == "routed",
-            forecasts=Forecasts({**lines(i), "probability": shares, "ineligible_because": why}),
-            ranking=tuple([offer.names[m] for m in ranking.tolist()]),
+            forecasts=Forecasts(line),
+            ranking=tuple([offer.names[m] for m in ranking]),
             input_tokens=float(expected.input_tokens[i, chosen]),
             wishes=wishes,
             router_id=context.router_id,
@@ -134,41 +138,52 @@ def utility(reward: FloatArray, expected: Expected, wishes: Wishes) -> Floats:
 
 
 def probabilities(
-    value: Floats, reward_std: FloatArray, ranking: npt.NDArray[np.intp], wishes: Wishes
-) -> Floats:
+    value: Sequence[float], reward_std: Sequence[float], ranking: Sequence[int], wishes: Wishes
+) -> list[float]:
     """The chance of every member to be chosen, (n_members,), summing to 1; 0 outside ``ranking``."""
-    chances = _certain(int(ranking[0]), len(value))
     best, rivals = ranking[0], ranking[1:]
+    chances = _certain(best, len(value))
     dial = 1.0 if math.isinf(wishes.willingness_to_pay_usd) else wishes.willingness_to_pay_usd
-    if wishes.exploration > 0 and len(rivals) and dial > 0:
-        std = reward_std.astype(float)
-        doubt = dial * np.sqrt(std[best] ** 2 + std[rivals] ** 2)
-        gaps = (value[best] - value[rivals]) / np.maximum(doubt, 1e-12)
-        weights = np.array([0.5 * math.erfc(gap / math.sqrt(2)) for gap in gaps])
-        if weights.sum() > 0:
-            chances[rivals] = wishes.exploration * weights / weights.sum()
-            chances[best] = max(0.0, 1.0 - chances[rivals].sum())  # rounding, if exploration is all but 1
+    if wishes.exploration > 0 and rivals and dial > 0:
+        weights = []
+        for rival in rivals:
+            doubt = dial * math.hypot(reward_std[best], reward_std[rival])
+            gap = (value[best] - value[rival]) / max(doubt, 1e-12)
+            weights.append(0.5 * math.erfc(gap / math.sqrt(2)))
+        total = sum(weights)
+        if total > 0:
+            for rival, weight in zip(rivals, weights, strict=True):
+                chances[rival] = wishes.exploration * weight / total
+            # Rounding could make it less than nothing, if exploration is all but 1.
+            chances[best] = max(0.0, 1.0 - sum(chances[rival] for rival in rivals))
     return chances
 
 
-def _certain(member: int, n_members: int) -> Floats:
-    chances = np.zeros(n_members)
+def _certain(member: int, n_members: int) -> list[float]:
+    chances = [0.0] * n_members
     chances[member] = 1.0
     return chances
 
 
-def _pick(chances: Floats, ranking: npt.NDArray[np.intp], draw: float) -> int:
+def _rank(value: Sequence[float], cost: Sequence[float], eligible: Sequence[bool]) -> list[int]:
+    """Indices of the eligible members, best first; ties go to the cheaper, then to the pool's order."""
+    able = [member for member, may in enumerate(eligible) if may]
+    return sorted(able, key=lambda member: (-value[member], cost[member]))
+
+
+def _pick(chances: Sequence[float], ranking: Sequence[int], draw: float) -> int:
     """The member in whose share of [0, 1), laid out in the order of the ranking, the draw falls."""
-    place = int(np.searchsorted(np.cumsum(chances[ranking]), draw, side="right"))
-    while place >= len(ranking) or chances[ranking[place]] == 0:  # rounding at the far end
-        place -= 1
-    return int(ranking[place])
+    end, last = 0.0, ranking[0]
+    for member in ranking:
+        end += chances[member]
+        last = member if chances[member] > 0 else last
+        if draw < end:
+            return member
+    return last  # rounding at the far end
 
 
-def _lines(
-    prediction: Prediction, expected: Expected, value: Floats, measured: npt.NDArray[np.bool_] | None
-) -> Callable[[int], dict[str, list[Any]]]:
-    """The columns of a prompt's Forecasts that don't depend on who is eligible."""
+def _columns(prediction: Prediction, expected: Expected, value: Floats) -> dict[str, list[list[Any]]]:
+    """The columns of Forecasts that follow from arrays, each a list per prompt."""
     arrays = {
         "reward": prediction.reward,
         "reward_std": prediction.reward_std,
@@ -176,16 +191,13 @@ def _lines(
         "output_tokens_p95": expected.output_tokens_p95,
         "cost_usd": expected.cost_usd,
         "cost_usd_p95": expected.cost_usd_p95,
-        "seconds": expected.seconds,
         "utility": value,
     }
-    rows: dict[str, list[list[Any]]] = {name: array.tolist() for name, array in arrays.items()}
-    if np.isnan(expected.seconds).any():
-        rows["seconds"] = [[None if s != s else s for s in row] for row in rows["seconds"]]
-    names = list(prediction.members)
-    seen = [True] * len(names) if measured is None else measured.tolist()
+    columns: dict[str, list[list[Any]]] = {name: array.tolist() for name, array in arrays.items()}
+    seconds = expected.seconds.tolist()
+    columns["seconds"] = [[None if s != s else s for s in row] for row in seconds]  # NaN differs from itself
+    return columns
 
-    def of(i: int) -> dict[str, list[Any]]:
-        return {"member": names, "measured": seen, **{name: row[i] for name, row in rows.items()}}
 
-    return of
+def _measured(prediction: Prediction, context: Context) -> list[bool]:
+    return [True] * len(prediction.members) if context.measured is None else context.measured.tolist()

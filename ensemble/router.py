@@ -33,7 +33,7 @@ class Router:
     """A trained router, ready to predict. Knows nothing of prices or of who is on offer; thread-safe.
 
     ``members`` are the names it predicts for, ``id`` the bundle's hash, ``manifest`` what the bundle
-    says of itself.
+    says of itself; ``room`` is how many tokens are encoded together at most.
     """
 
     def __init__(self, bundle: bundles.Bundle, encoder: Encoder, head: Head) -> None:
@@ -41,8 +41,7 @@ class Router:
         self.encoder, self.head = encoder, head
         self.members = head.members
         self.characters_per_token = {m.name: m.characters_per_token for m in bundle.manifest.members}
-        self._encode = Together(self._encode_together, encoder.measure_room())
-        self._remembered = functools.lru_cache(REMEMBERED)(self._look)
+        self.share(encoder.measure_room())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str] | None = None, device: Device = "auto") -> Router:
@@ -78,6 +77,13 @@ class Router:
             empty = np.zeros((0, len(self.members)), np.float32)
             return Prediction(self.members, empty, empty, empty, empty)
         return self.head.predict(self.features(texts))
+
+    def share(self, room: int) -> None:
+        """Encode together up to so many tokens, padded, of what threads bring at the same time; what was
+        remembered is forgotten."""
+        self.room = room
+        self._encode: Together[list[int], Seen] = Together(self._encode_together, room)
+        self._remembered = functools.lru_cache(REMEMBERED)(self._look)
 
     def look(self, text: str) -> Seen:
         """The features of one canonical text and what is predicted from them.

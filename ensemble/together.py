@@ -37,6 +37,7 @@ class Together(Generic[Item, Result]):
         """With nobody at work and nobody in line: also the state of a forked child."""
         self._lock = threading.Lock()
         self._line: deque[_Ticket] = deque()
+        self._served: list[_Ticket] = []  # done, and not told yet
         self._at_work = False
 
     def __call__(self, item: Item, size: int = 1) -> Result:
@@ -69,15 +70,21 @@ class Together(Generic[Item, Result]):
     def _lead(self, ticket: _Ticket) -> None:
         with self._lock:
             group = self._company(ticket)
+            self._tell_served()
         try:
             self._do(group)
         finally:
             with self._lock:  # interrupted, some may be left: they are first in line again
                 self._line.extendleft(reversed([one for one in group[1:] if not one.done]))
+                self._served += [one for one in group[1:] if one.done]
                 self._call_next()
-            for one in group[1:]:
-                if one.done:
-                    one.called.release()
+
+    def _tell_served(self) -> None:
+        # By the next leader, just before it is at work: told earlier, all of them would want the interpreter
+        # before it, and the work would stand still meanwhile.
+        for one in self._served:
+            one.called.release()
+        self._served = []
 
     def _company(self, ticket: _Ticket) -> list[_Ticket]:
         """The ticket and those in line that share its piece of work, who leave the line."""
@@ -110,6 +117,8 @@ class Together(Generic[Item, Result]):
             following = self._line.popleft()
             following.leads = True
             following.called.release()
+        else:
+            self._tell_served()
 
 
 class _Ticket:

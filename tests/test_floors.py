@@ -29,6 +29,7 @@ FLOORS = """
     3   asked router
     2   bundle catalog config dispatch encoder head outcomes policy pool prior show text
     1   log_database
+    1   log_engine
     1   eligibility log_rows manifest members
     1   inference log_queue log_schema log_statements records threads together
     0   errors

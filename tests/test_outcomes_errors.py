@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ensemble import log_database, log_schema
+from ensemble import log_database, log_engine, log_schema
 from ensemble.errors import ConfigError, LogError, MissingExtraError
 from ensemble.outcomes import OutcomeLog
 from log_cases import ENVIRONMENT, PROMPT, attempt, decision, ids, outcome, raw, record
@@ -73,7 +73,7 @@ def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
 def test_a_locked_file_is_an_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_database, "BUSY_S", 0.1)
+    monkeypatch.setattr(log_engine, "BUSY_S", 0.1)
     with OutcomeLog.open(tmp_path / "log.db") as log:
         with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as other:
             other.execute("BEGIN IMMEDIATE")

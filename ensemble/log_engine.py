@@ -1,0 +1,86 @@
+"""Where is the log's database, and how is it opened? This file, ``log_statements`` and ``log_database`` are
+the only ones that know SQLAlchemy."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ensemble.errors import ConfigError, LogError, MissingExtraError
+from ensemble.log_rows import to_json
+from ensemble.log_schema import TYPES
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+BUSY_S = 10  # how long to wait for another process that writes to the same SQLite file
+
+
+def url_of(place: str | os.PathLike[str]) -> sa.URL:
+    """A plain path means SQLite; ``postgres://`` and ``postgresql://`` mean psycopg."""
+    import sqlalchemy as sa
+
+    text = os.fspath(place)
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=str(Path(text).expanduser()))
+    try:
+        url = sa.make_url(text)
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(f"log: expected a path or a URL like postgresql://host/name: {error}") from error
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername.partition("+")[0] not in TYPES:
+        raise ConfigError(
+            f"log: expected an SQLite path or a postgresql:// URL, found one of {url.drivername!r}."
+        )
+    return url
+
+
+def make_private_file(path: Path) -> None:
+    """The file and the folders it needs; only its owner may read it, as it holds personal data."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise LogError(
+            f"cannot open the log {path}: {error.strerror or error}. Give the path of a file, in a folder "
+            "that this process may write."
+        ) from error
+
+
+def make_engine(url: sa.URL, *, fsync: bool) -> sa.Engine:
+    import sqlalchemy as sa
+
+    # Prompts must not end up in tracebacks: hide_parameters keeps them out of SQLAlchemy's errors.
+    if url.get_backend_name() != "sqlite":
+        try:
+            return sa.create_engine(url, hide_parameters=True, json_serializer=to_json, pool_pre_ping=True)
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "psycopg", "postgres", "a log in PostgreSQL") from error
+    engine = sa.create_engine(
+        url,
+        hide_parameters=True,
+        json_serializer=to_json,
+        poolclass=sa.pool.StaticPool,
+        connect_args={"timeout": BUSY_S, "check_same_thread": False},
+    )
+    sa.event.listen(engine, "connect", functools.partial(_set_up_sqlite, fsync=fsync))
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object, *, fsync: bool) -> None:
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except Exception as error:  # changing the mode does not wait for others, whatever the timeout
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")

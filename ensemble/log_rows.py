@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
@@ -53,6 +54,9 @@ _SECRETS = tuple(
         r"://[^/\s:@]*:(?P<secret>[^/\s@]+)@",
     )
 )
+
+
+_TERMS = operator.attrgetter("kind", *PRICES)
 
 
 def decision_rows(
@@ -105,7 +109,7 @@ def decision_rows(
 
 def _member_vectors(decision: Decision, members: Iterable[Member]) -> Row:
     columns = Forecasts.of(decision.forecasts).columns
-    terms = {member.name: (member.kind, *(getattr(member, p) for p in PRICES)) for member in members}
+    terms = {member.name: _TERMS(member) for member in members}
     names = tuple(columns["member"])
     if missing := [name for name in names if name not in terms]:
         raise InputError(
@@ -223,7 +227,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=Fal
 
 
 def _json_numbers(values: Iterable[float | None]) -> str:
-    plain = f"[{','.join(map(repr, values))}]"
+    plain = repr(list(values))
     if "n" not in plain:  # none of None, nan, inf: in JSON a float reads as in Python
         return plain
     return to_json([v if v is None or math.isfinite(v) else str(float(v)) for v in values])

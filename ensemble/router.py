@@ -20,6 +20,7 @@ from ensemble.text import prompt_text
 from ensemble.together import Together
 
 REMEMBERED = 512  # prompts
+PLACES = 2  # runs of the encoder at a time: one fills the gaps in which the other waits for its threads
 
 
 class Seen(NamedTuple):
@@ -78,11 +79,11 @@ class Router:
             return Prediction(self.members, empty, empty, empty, empty)
         return self.head.predict(self.features(texts))
 
-    def share(self, room: int) -> None:
-        """Encode together up to so many tokens, padded, of what threads bring at the same time; what was
-        remembered is forgotten."""
+    def share(self, room: int, places: int = PLACES) -> None:
+        """Encode together up to so many tokens, padded, of what threads bring at the same time, in so many
+        runs at a time; what was remembered is forgotten."""
         self.room = room
-        self._encode: Together[list[int], Seen] = Together(self._encode_together, room)
+        self._encode: Together[list[int], Seen] = Together(self._encode_together, room, places)
         self._remembered = functools.lru_cache(REMEMBERED)(self._look)
 
     def look(self, text: str) -> Seen:

@@ -1,10 +1,10 @@
 """Work that arrives together is done together, by one of those who wait for it.
 
-Who finds nobody at work starts at once, in its own thread: a lone caller waits for nothing and wakes nobody.
-Who comes while work is going on waits in line. Then the first in line works for itself and for as many of
-those behind it as may share one piece of work, in their order, and the rest stay in line: nobody waits for
-more than the line before it, and nobody works twice. There is no window, no thread of our own, and no queue
-that could overflow: whoever waits is a caller, and so is held back.
+Who finds a place free starts at once, in its own thread: a lone caller waits for nothing and wakes nobody.
+Who comes while all places are taken waits in line. When one falls free, the first in line works for itself
+and for as many of those behind it as may share one piece of work, in their order, and the rest stay in line:
+nobody waits for more than the line before it, and nobody works twice. There is no window, no thread of our
+own, and no queue that could overflow: whoever waits is a caller, and so is held back.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ class Together(Generic[Item, Result]):
 
     ``work`` takes items and returns a result for each, in their order; should it fail for several, each is
     tried alone, so that an error reaches only whom it concerns. Items share a piece of work while their
-    number times the largest ``size`` among them is at most ``room``. Thread-safe, usable after a fork.
+    number times the largest ``size`` among them is at most ``room``; ``places`` pieces of work go on at a
+    time. Thread-safe, usable after a fork.
     """
 
-    def __init__(self, work: Callable[[list[Item]], list[Result]], room: int) -> None:
-        self.work, self.room = work, room
+    def __init__(self, work: Callable[[list[Item]], list[Result]], room: int, places: int = 1) -> None:
+        self.work, self.room, self.places = work, room, places
         self._start_afresh()
         _ALL.add(self)
 
@@ -38,15 +39,17 @@ class Together(Generic[Item, Result]):
         self._lock = threading.Lock()
         self._line: deque[_Ticket] = deque()
         self._served: list[_Ticket] = []  # done, and not told yet
-        self._at_work = False
+        self._at_work = 0
 
     def __call__(self, item: Item, size: int = 1) -> Result:
         """The result for ``item``; raises what ``work`` raises for it."""
         ticket = _Ticket(item, size)
         with self._lock:
-            waits, self._at_work = self._at_work, True
+            waits = self._at_work >= self.places
             if waits:
                 self._line.append(ticket)
+            else:
+                self._at_work += 1
         if waits:
             self._wait(ticket)
         if not ticket.done:
@@ -112,12 +115,13 @@ class Together(Generic[Item, Result]):
                 ticket.result, ticket.done = result, True
 
     def _call_next(self) -> None:
-        self._at_work = bool(self._line)
+        """Hand this place to the first in line."""
         if self._line:
             following = self._line.popleft()
             following.leads = True
             following.called.release()
         else:
+            self._at_work -= 1
             self._tell_served()
 
 

@@ -27,11 +27,11 @@ SHORT = [f"Is {n} a prime number?" for n in range(20)]
 
 @pytest.fixture
 def router() -> Router:
-    """With a memory and a line of its own, over the parts that all tests share."""
+    """With a memory and a line of its own, for one place, over the parts that all tests share."""
     shared = default_router()
     fresh = object.__new__(Router)
     fresh.__dict__.update(shared.__dict__)
-    fresh.share(shared.room)
+    fresh.share(shared.room, places=1)
     return fresh
 
 
@@ -75,7 +75,7 @@ def test_short_prompts_that_wait_are_encoded_together_and_get_what_each_gets_alo
 def test_prompts_as_long_as_the_room_are_encoded_one_by_one(
     router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    router.share(room=router.encoder.max_tokens)
+    router.share(router.encoder.max_tokens, places=1)
     runs = Runs(router, monkeypatch, line=4)
     at_once([functools.partial(router.look, f"{n} words and more of them. " * 100) for n in range(5)])
     assert runs.sizes == [1] * 5

@@ -95,6 +95,24 @@ def test_room_counts_every_item_as_large_as_the_largest_and_the_first_in_line_is
     assert shop.groups == [[1000], [1, 3, 5], [2], [4]]
 
 
+def test_no_more_pieces_of_work_at_a_time_than_there_are_places() -> None:
+    there, most, lock = 0, 0, threading.Lock()
+
+    def work(items: list[int]) -> list[int]:
+        nonlocal there, most
+        with lock:
+            there += 1
+            most = max(most, there)
+        time.sleep(0.005)
+        with lock:
+            there -= 1
+        return items
+
+    together: Together[int, int] = Together(work, room=1, places=3)
+    assert all_at_once([functools.partial(together, n) for n in range(24)]) == list(range(24))
+    assert most == 3
+
+
 def test_an_error_reaches_only_whom_it_concerns() -> None:
     shop = Workshop()
     first, one, bad, two = shop.behind_the_first([1, -5, 2])

@@ -3,7 +3,9 @@
 Commands
     quality          how good is each method of routing on the same table?
     tables           README.md again, from the stored results
-    encoder_forms    how often does the shipped form of the encoder change a decision?
+    latency          how fast is a decision, and how much of that is the encoder?
+    encoder_forms    how fast, large and true is each form of the encoder, and what does it cost in routing?
+    featurize        how many prompts a second become features by torch, on which device?
 What quality is made of, in the order of a run
     protocol         what a method gets and gives: rows, folds, controls
     rivals           the published methods and the grids of the tuned ones (with rivals_base, rivals_torch)
@@ -13,4 +15,12 @@ What quality is made of, in the order of a run
     verdicts         are the aims reached?
     sheets, wording  which figure stands where, and how it is written
     plots            the cost-quality frontiers, here and in frontier.ipynb
+What latency is made of
+    stopwatch        contenders in turn, by one caller or by many
+    latency_contenders, latency_rounds, latency_serving, latency_child   what is timed, and in what order
+    latency_texts    texts of exactly so many tokens
+    latency_aims, latency_page   are the aims reached? tables, a picture and LATENCY.md
+    loopback, machine    a provider on this machine; the name of its processor
+What encoder_forms is made of
+    forms, forms_measured, forms_quality   each form of the graph, its speed and truth, its cost in routing
 """

@@ -22,7 +22,7 @@ from ensemble.request import Reading, decide
 from ensemble.router import Router
 from ensemble.text import Messages
 
-CHUNK = 2_048  # prompts
+CHUNK = 1_024  # prompts
 
 
 @dataclass(frozen=True, eq=False)

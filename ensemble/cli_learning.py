@@ -18,6 +18,9 @@ DEFAULT_ENCODER = "all-minilm-l6-v2-depths-w8"
 _TABLE = click.Path(exists=True, dir_okay=False)
 
 
+MOST_SHOWN = 500  # prompts, to find scales with: more find no others
+
+
 def _pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
     """``NAME=VALUE`` options as a dict."""
     pairs = {}
@@ -170,12 +173,24 @@ def encoder() -> None:
 
 @encoder.command()
 @click.argument("out", type=click.Path(file_okay=False))
-@click.option("--form", type=click.Choice(["fp32", "fp16", "w8"]), default="fp32", show_default=True)
+@click.option("--form", type=click.Choice(["fp32", "fp16", "w8", "int8"]), default="fp32", show_default=True)
 @click.option("--model", help="A sentence-transformers folder or hub id. [default: the pinned wheel's]")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=8), help="Read no more of a text. [default: the model's]"
+)
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Some hundreds of prompts like those to come, as for collect; int8 finds its scales with them.",
+)
 @json_option
-def build(out: str, form: Form, model: str | None, as_json: bool) -> None:
+def build(
+    out: str, form: Form, model: str | None, max_tokens: int | None, prompts: str | None, as_json: bool
+) -> None:
     """Export an encoder to OUT, offline from the pinned wheel unless --model is given."""
     from ensemble.learning.encoders import build_encoder
+    from ensemble.learning.prompts import read_prompts
 
-    folder = build_encoder(out, form=form, model=model)
+    shown = [prompt.text for prompt in read_prompts(prompts)[:MOST_SHOWN]] if prompts else []
+    folder = build_encoder(out, form=form, model=model, max_tokens=max_tokens, shown=shown)
     print_json({"folder": str(folder)}) if as_json else click.echo(f"{folder}: written")

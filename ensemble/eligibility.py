@@ -67,6 +67,8 @@ def _barred(offer: Offer, wishes: Wishes, unavailable: Mapping[str, str]) -> lis
             f"members and exclude should name members of the pool ({', '.join(offer.names)}); "
             f"found {', '.join(sorted(unknown))}"
         )
+    if wishes.members is None and not (wishes.exclude or wishes.owned_only or wishes.requires or unavailable):
+        return [None] * len(offer.names)
     reasons: list[str | None] = []
     for member in offer:
         lacking = wishes.requires - member.abilities if member.abilities is not None else frozenset()

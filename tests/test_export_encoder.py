@@ -91,6 +91,24 @@ def test_the_same_model_gives_the_same_bytes_that_say_what_the_features_are(tiny
     assert json.loads((one / "encoder.json").read_text()) == stored
 
 
+def test_no_more_of_a_text_is_read_than_wanted(tiny, tmp_path):
+    folder = encoders.build_encoder(tmp_path / "short", "fp32", tiny, max_tokens=12)
+    encoder, whole = (
+        Encoder.load(folder),
+        Encoder.load(encoders.build_encoder(tmp_path / "long", "fp32", tiny)),
+    )
+    assert (encoder.max_tokens, whole.max_tokens) == (12, 32)
+    words = [f"w{i}" for i in range(30)]
+    ends = " ".join(words[:5] + words[-5:])  # beside [CLS] and [SEP]
+    np.testing.assert_allclose(encoder.encode([" ".join(words)]), whole.encode([ends]), atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [7, 33])
+def test_more_than_the_model_reads_is_refused(tiny, tmp_path, max_tokens):
+    with pytest.raises(ConfigError, match=f"from 8 to the model's 32, found {max_tokens}"):
+        encoders.build_encoder(tmp_path / "out", "fp32", tiny, max_tokens=max_tokens)
+
+
 @pytest.mark.parametrize(("n_layers", "depths"), [(12, "8, 4, 0"), (4, "3, 1, 0"), (2, "1, 0")])
 def test_depths_are_evenly_spaced_whatever_the_layers(tmp_path, n_layers, depths):
     model = tiny_model(tmp_path / "model", modules.Pooling(256), n_layers=n_layers)

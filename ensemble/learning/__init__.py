@@ -15,7 +15,9 @@ How a router is learned, in the order of a run (train)
 How good it is
     prices, metrics, baselines, evaluate, figures        the cost-quality curve, and what it is compared with
 What turns prompts into features
-    encoders, depths, eight_bits                         any sentence-transformers model as one ONNX graph
+    encoders, depths                                     any sentence-transformers model as one ONNX graph
+    eight_bits, eight_bit_products                       the graph made smaller, and faster
+    encoders_torch                                       the same features by torch, a million texts on a GPU
     tune, tuning_loss                                    one trained on a table, end to end
 How a long run shows how far it is
     progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ensemble.learning.calibrate import CURVE_PAIRS, EDGE, Curve, reward_curve
@@ -66,6 +66,8 @@ def test_over_confident_rewards_are_drawn_to_the_middle_and_levels_corrected(
 
 
 @settings(max_examples=8, deadline=None)
+@example(seed=0, offset=-0.5, rise=2.0, fall=0.3)  # as far as it goes
+@example(seed=0, offset=0.0, rise=1.0, fall=1.0)  # none
 @given(
     seed=st.integers(0, 99),
     offset=st.floats(-0.5, 0.5),
@@ -75,11 +77,15 @@ def test_over_confident_rewards_are_drawn_to_the_middle_and_levels_corrected(
 def test_a_lopsided_distortion_is_found_for_each_member(
     seed: int, offset: float, rise: float, fall: float
 ) -> None:
-    """Member 1's is the mirror image of member 0's, so that no curve serves both."""
+    """Member 1's is the mirror image of member 0's, so that no curve serves both.
+
+    Curves are held back towards none, and members towards each other: a tenth of a large distortion stays.
+    """
     raw = np.random.default_rng(seed).uniform(0.03, 0.97, (MANY, 2))
     real = Curve(np.array([offset, -offset]), np.array([rise, fall]), np.array([fall, rise]))
     found = reward_curve(raw, table_of(drawn(real(raw), seed)))
-    assert np.abs(found(raw) - real(raw)).mean() < 0.02
+    distortion = np.abs(raw - real(raw)).mean()
+    assert np.abs(found(raw) - real(raw)).mean() < max(0.01, 0.15 * distortion)
     if abs(rise - fall) > 0.5:  # where the two differ, it is seen who is who
         assert (found.rise[0] > found.rise[1]) == (rise > fall) == (found.fall[1] > found.fall[0])
 

@@ -98,8 +98,8 @@ class Ensemble:
     def route_batch(
         self, prompts: Iterable[Messages], *, progress: bool = False, **keywords: Any
     ) -> Iterator[Decision]:
-        """``route`` for many prompts, several times faster: decisions in their order, handed over as they are
-        made, in memory that doesn't grow with their number.
+        """``route`` for many prompts, as fast as the encoder reads them: decisions in their order, in memory
+        that doesn't grow with their number. Two chunks of prompts are read before the first decision comes.
 
         Takes the keywords of ``route`` but ``session``; ``progress`` shows a bar on stderr. Raises InputError
         or NoEligibleMemberError for the first prompt that can't be decided, once all before it are.

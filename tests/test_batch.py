@@ -112,6 +112,11 @@ def test_what_cannot_be_meant_is_refused_before_any_prompt_is_read(wrong: dict[s
         an_ensemble().route_batch(iter(PROMPTS), **wrong)
 
 
-def test_a_bar_is_shown_on_standard_error_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_is_shown_on_standard_error_if_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich this makes a terminal of it
     made = list(an_ensemble().route_batch(PROMPTS[:3], progress=True))
-    assert len(made) == 3 and capsys.readouterr().out == ""
+    shown = capsys.readouterr()
+    assert len(made) == 3 and shown.out == "" and "deciding" in shown.err
+    assert len(list(an_ensemble().route_batch(PROMPTS[:3]))) == 3 and capsys.readouterr().err == ""

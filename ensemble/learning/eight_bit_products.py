@@ -91,7 +91,10 @@ def _seen(
             nothing = np.zeros(values.shape[-1], np.float32)
             found.setdefault(name, Range(nothing, nothing)).meet(values)
     if not found:
-        raise InputError("expected texts to find the scales of 8-bit products with, found none. Show some.")
+        raise InputError(
+            "expected texts to find the scales of 8-bit products with, found none. "
+            "Give some: shown=..., or --prompts FILE."
+        )
     return found
 
 

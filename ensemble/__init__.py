@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from ensemble.budget import Budget
     from ensemble.engine import Ensemble
     from ensemble.errors import (
+        BudgetSpentError,
         BundleError,
         CallFailedError,
         ConfigError,
@@ -41,8 +43,10 @@ if TYPE_CHECKING:
     from ensemble.text import Messages
 
 _HOMES = {
+    "budget": ("Budget",),
     "engine": ("Ensemble",),
     "errors": (
+        "BudgetSpentError",
         "BundleError",
         "CallFailedError",
         "ConfigError",
@@ -64,6 +68,8 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Budget",
+    "BudgetSpentError",
     "BundleError",
     "CallFailedError",
     "ConfigError",

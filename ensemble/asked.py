@@ -11,9 +11,10 @@ from numbers import Integral, Real
 from typing import Any
 
 from ensemble.errors import InputError
+from ensemble.members import described
 from ensemble.records import ABILITIES, Wishes
 
-_OURS = tuple(field.name for field in dataclasses.fields(Wishes))
+_OURS = tuple(field.name for field in dataclasses.fields(Wishes) if field.name != "spend_price")
 _SETS = ("members", "exclude", "requires")
 _KINDS: dict[str, tuple[type, str]] = {
     "metadata": (Mapping, "a dict"),
@@ -22,18 +23,22 @@ _KINDS: dict[str, tuple[type, str]] = {
 }
 LIMITS = ("max_tokens", "max_completion_tokens")  # litellm's two names for the longest answer
 COUNTS = (*LIMITS, "n")
+LARGEST_COUNT = 2**63 - 1  # which some write for "no limit"
+LEAST_PATIENCE_S = 0.001  # no member answers sooner
 _FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 
 
 @dataclass(frozen=True)
 class Asked:
     """``ours``: the wishes that were given. ``params`` go to litellm unchanged. ``usage_wanted``: of a
-    stream, the caller wants the chunk that holds the usage."""
+    stream, the caller wants the chunk that holds the usage. ``hedge_after_s``: after so much silence a
+    second member is to be asked too; ``None``: never."""
 
     ours: Mapping[str, Any]
     metadata: Mapping[str, Any] | None
     session: str | None
     params: Mapping[str, Any]
+    hedge_after_s: float | None = None
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Asked:
@@ -43,12 +48,14 @@ class Asked:
         for name, (kind, words) in _KINDS.items():
             value = params.get(name)
             if value is not None and (not isinstance(value, kind) or value == ""):
-                raise InputError(f"{name}: expected {words}, found {value!r}")
+                raise InputError(f"{name}: expected {words}, found {described(value)}")
         for name in COUNTS:
             params |= {name: _count(name, params[name])} if params.get(name) is not None else {}
         metadata, session = params.pop("metadata", None), params.pop("session", None)
+        if (hedge_after_s := params.pop("hedge_after_s", None)) is not None:
+            hedge_after_s = _number("hedge_after_s", hedge_after_s, LEAST_PATIENCE_S, 1e9)
         ours = {name: params.pop(name) for name in _OURS if name in params}
-        return cls(ours, metadata, session, params)
+        return cls(ours, metadata, session, params, hedge_after_s)
 
     def wishes(self, defaults: Wishes, required: frozenset[str]) -> Wishes:
         """The pool's defaults, overruled by what was given; ``required`` abilities are added.
@@ -111,15 +118,17 @@ def _refuse_foreign(params: dict[str, Any]) -> None:
 
 
 def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise InputError(f"{name}: expected a whole number of at least 1, found {value!r}")
-    return int(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        count = int(value)
+        if 1 <= count <= LARGEST_COUNT:
+            return count
+    raise InputError(f"{name}: expected a whole number from 1 to {LARGEST_COUNT}, found {described(value)}")
 
 
 def _names(name: str, value: Any) -> frozenset[str]:
     names = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else None
     if names is None or not all(isinstance(one, str) for one in names):
-        raise InputError(f"{name}: expected a list of names, found {value!r}")
+        raise InputError(f"{name}: expected a list of names, found {described(value)}")
     return frozenset(names)
 
 
@@ -140,11 +149,11 @@ def check_wishes(wishes: Wishes) -> Wishes:
         if (value := getattr(wishes, name)) is not None or name not in unlimited
     }
     if not isinstance(wishes.owned_only, bool):
-        raise InputError(f"owned_only: expected True or False, found {wishes.owned_only!r}")
+        raise InputError(f"owned_only: expected True or False, found {described(wishes.owned_only)}")
     unknown = wishes.requires - set(ABILITIES)
     if unknown:
         raise InputError(
-            f"requires: expected some of {', '.join(ABILITIES)}, found {', '.join(sorted(unknown))}"
+            f"requires: expected some of {', '.join(ABILITIES)}, found {described(min(unknown))}"
         )
     return dataclasses.replace(wishes, **numbers)  # type: ignore[arg-type]
 
@@ -155,4 +164,4 @@ def _number(name: str, value: object, low: float, high: float) -> float:
             if low <= (number := float(value)) <= high:
                 return number
     end = f"to {high:g}" if high >= 1 else "to below 1"
-    raise InputError(f"{name}: expected a number from {low:g} {end}, found {value!r:.80}")
+    raise InputError(f"{name}: expected a number from {low:g} {end}, found {described(value)}")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from ensemble import policy
 from ensemble.asked import Asked
+from ensemble.budget import Budgets
 from ensemble.errors import InputError, NoEligibleMemberError
 from ensemble.outcomes import OutcomeLog
 from ensemble.parts import Terms
 from ensemble.records import Decision, FloatArray, Prediction
-from ensemble.request import Reading, decide
+from ensemble.request import Reading, decide, free_choice
 from ensemble.router import Router
 from ensemble.text import Messages
 
@@ -35,6 +36,7 @@ class Batch:
     log: OutcomeLog | None
     clock: Callable[[], float]
     draw: Callable[[], float]
+    budgets: Budgets
 
     def decisions(self, prompts: Iterable[Messages]) -> Iterator[Decision]:
         """One for each prompt, in their order, each written to the log before it is handed over.
@@ -78,6 +80,8 @@ class Batch:
     ) -> tuple[list[Decision], NoEligibleMemberError | None]:
         """The decisions up to the first prompt that nobody may serve."""
         made: list[Decision] = []
+        wishes = self.asked.wishes(self.terms.pool.defaults, readings[0].required)
+        wishes = self.budgets.under(wishes, self.asked.metadata)
         try:
             made.extend(
                 decide(
@@ -85,13 +89,14 @@ class Batch:
                     prediction,
                     self.terms,
                     self.asked,
-                    self.asked.wishes(self.terms.pool.defaults, readings[0].required),
+                    wishes,
                     [self.draw() for _ in readings],
                     [uuid.uuid4().hex for _ in readings],
                     self.clock(),
                     policy.Context(
                         router_id=self.router.id,
                         measured=self.terms.prior.measured,
+                        reason=free_choice(wishes),
                         warnings=self.terms.pool.warnings,
                     ),
                 )

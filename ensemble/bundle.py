@@ -7,7 +7,8 @@
 
 Loading checks every hash. The manifest names an encoder by id and hash, never by path: it is looked
 for beside the bundle, then among those that come with the library, so nothing in a bundle can reach
-elsewhere, and nothing in it is executed.
+elsewhere, and nothing in it is executed. Graphs may not loop, but how much memory a graph or a tokenizer
+asks for is not bounded: open those of people you trust.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from pathlib import Path
 
 from ensemble.errors import BundleError
 from ensemble.manifest import CARD, ENCODER_FILES, FILES, HEAD, MANIFEST, Manifest, MemberNote, parse
+from ensemble.plain_file import open_plain, read_plain
 
 __all__ = ["Bundle", "Manifest", "MemberNote", "check_place", "load", "save", "shipped_folder"]
 
 
-LARGEST_FILE = 64 * 2**20
+LARGEST_FILE = 64 * 2**20  # bytes
+LARGEST_ENCODER_FILE = 2**31  # bytes: no ONNX graph that holds its own weights is larger
 ENCODERS = "encoders"
 ENCODER_NOTES = ("encoder.json", "NOTICE")
 
@@ -132,20 +135,19 @@ def _move_into_place(place: Path, fill: Callable[[Path], object]) -> None:
 
 
 def _read(folder: Path, name: str) -> bytes:
-    path = folder / name
     try:
-        if path.is_symlink() or not path.is_file():
-            raise FileNotFoundError(f"{name} is missing or not a plain file")
-        if path.stat().st_size > LARGEST_FILE:
-            raise BundleError(
-                f"expected at most {LARGEST_FILE} bytes in {path}, found {path.stat().st_size}."
-            )
-        return path.read_bytes()
+        content = read_plain(folder / name, LARGEST_FILE + 1, follow_link=False)
     except OSError as error:
         raise BundleError(
-            f"expected a router's folder with {MANIFEST}, {', '.join(FILES)} at {folder}; found: {error}. "
+            f"expected a router's folder with {MANIFEST}, {', '.join(FILES)} at {folder}; found: {name} is "
+            f"missing or not a plain file ({error.strerror}). "
             "Check the path, or train one: ensemble train --data TABLE --out FOLDER"
         ) from error
+    if len(content) > LARGEST_FILE:
+        raise BundleError(
+            f"expected at most {LARGEST_FILE} bytes in {folder / name}, found more. Is it a router's?"
+        )
+    return content
 
 
 def _check_hash(path: Path, content: bytes, expected: str) -> None:
@@ -168,11 +170,14 @@ def _is_encoder(place: Path, manifest: Manifest) -> bool:
 
 
 def _file_sha256(path: Path) -> str | None:
-    """None where there is no such file. Not limited in size: an fp32 encoder may be large."""
-    if not path.is_file():
+    """None where there is no such file, a link in its place, or one too large to be an encoder's."""
+    try:
+        with open_plain(path, follow_link=False) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_ENCODER_FILE:
+                return None
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_encoder(folder: Path, manifest: Manifest) -> Path:
@@ -184,6 +189,6 @@ def _find_encoder(folder: Path, manifest: Manifest) -> Path:
     raise BundleError(
         f"the router at {folder} needs the encoder {manifest.encoder_id!r}; looked in "
         f"{' and '.join(str(place.parent) for place in places)}. "
-        + (f"Its files were changed or are missing at: {', '.join(found)}. " if found else "")
+        + (f"Its files were changed, are links, or are missing at: {', '.join(found)}. " if found else "")
         + "Put the encoder's folder there as it was when the router was trained."
     )

@@ -24,6 +24,7 @@ _LAZY = {
     "train": "ensemble.cli_learning",
     "evaluate": "ensemble.cli_learning",
     "encoder": "ensemble.cli_learning",
+    "log": "ensemble.cli_log",
     "demo": "ensemble.demo",
 }
 

@@ -8,17 +8,25 @@
     fsync = false
     device = "auto"                     # or "cpu", "cuda"
 
+    [[budgets]]                         # any number of them
+    usd_per_day = 5.0
+    per = "team"                        # left out: one for all calls
+    hard = true                         # left out: spend gets dearer, no call is refused
+
 Paths are read from where the file lies.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
+from ensemble.budget import Budget
 from ensemble.errors import ConfigError
+from ensemble.members import described
+from ensemble.toml_file import read_toml
 
 FILE = "ensemble.toml"
 VARIABLE = "ENSEMBLE_CONFIG"
@@ -30,6 +38,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "log_mode": (str,),
     "fsync": (bool,),
     "device": (str,),
+    "budgets": (list,),
 }
 
 
@@ -44,22 +53,42 @@ def find_settings() -> dict[str, Any]:
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Keyword arguments for ``Ensemble``, from a file. Raises ConfigError."""
     place = Path(path)
-    try:
-        settings = tomllib.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{place}: expected a settings file in TOML, found: {error}. Mend it.") from error
+    settings = read_toml(place, "settings", ConfigError)
     for key, value in settings.items():
         kinds = _KEYS.get(key)
         if kinds is None:
             raise ConfigError(
-                f"{place}: unknown key {key!r}; expected some of {', '.join(_KEYS)}. Correct it."
+                f"{place}: unknown key {described(key)}; expected some of {', '.join(_KEYS)}. Correct it."
             )
         if not isinstance(value, kinds) or (key == "log" and value is True):
             wanted = "a string or false" if key == "log" else " or ".join(k.__name__ for k in kinds)
-            raise ConfigError(f"{place}: {key}: expected {wanted}, found {value!r}. Correct it.")
+            raise ConfigError(f"{place}: {key}: expected {wanted}, found {described(value)}. Correct it.")
         if key in ("router", "pool", "log") and isinstance(value, str) and "://" not in value:
-            settings[key] = str(place.resolve().parent / Path(value).expanduser())
+            settings[key] = _beside(place, key, value)
+    if "budgets" in settings:
+        settings["budgets"] = [_budget(table, place) for table in settings["budgets"]]
     return settings
+
+
+def _beside(place: Path, key: str, value: str) -> str:
+    """A path as the file means it."""
+    try:
+        if "\0" in value:
+            raise ValueError("a character that no path may hold")
+        return str(place.resolve().parent / Path(value).expanduser())
+    except (RuntimeError, ValueError) as error:  # the former for ~ and the name of nobody here
+        raise ConfigError(f"{place}: {key}: expected a path, found: {error}. Correct it.") from error
+
+
+def _budget(table: Any, place: Path) -> Budget:
+    try:
+        return Budget(**table)
+    except TypeError:
+        known = ", ".join(field.name for field in dataclasses.fields(Budget))
+        found = ", ".join(table) if isinstance(table, dict) else described(table)
+        raise ConfigError(
+            f"{place}: budgets: expected tables of {known}, the first at least; found {found}. Correct it."
+        ) from None
 
 
 def state_folder() -> Path:

@@ -8,15 +8,14 @@ happens *across* members is not decided here.
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ensemble.log_rows import scrubbed
 from ensemble.records import Member
+from ensemble.replies import AsyncChunks, Chunks, with_a_choice
 
 # Where the request never reached a model, nothing was billed.
 UNBILLED = (
@@ -34,31 +33,6 @@ ENVIRONMENT = "os.environ/"  # before a variable's name: litellm reads the value
 _SECRETS = ("key", "token", "secret", "password")  # how the names of such parameters end
 _LEAST_SECRET = 6  # characters: a shorter one would black out plain words
 TIMED_OUT = (408, 504)  # HTTP: somebody was at work on it
-
-
-class NoAnswerError(ValueError):
-    """A member replied, and nothing was in the reply: one failed attempt among others."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What the provider says it served; ``None`` where it doesn't say. Counts are tokens."""
-
-    model: str | None
-    input_tokens: int | None
-    cached_input_tokens: int | None
-    output_tokens: int | None
-
-    def cost_usd(self, member: Member) -> float | None:
-        """USD at the member's prices, a cached prefix at its discount; ``None`` without both counts."""
-        if self.input_tokens is None or self.output_tokens is None:
-            return None
-        cached = min(self.cached_input_tokens or 0, self.input_tokens)
-        price_cached = member.usd_per_million_cached_input
-        if price_cached is None:
-            price_cached = member.usd_per_million_input
-        usd = (self.input_tokens - cached) * member.usd_per_million_input + cached * price_cached
-        return (usd + self.output_tokens * member.usd_per_million_output) / 1e6
 
 
 class Dispatcher:
@@ -91,14 +65,14 @@ class Dispatcher:
         Raises NoAnswerError; litellm's errors pass.
         """
         reply = self._router.completion(model=member, messages=messages, **self._with_ours(member, params))
-        return Chunks(reply) if params.get("stream") else _with_a_choice(reply)
+        return Chunks(reply) if params.get("stream") else with_a_choice(reply)
 
     async def asend(self, member: str, messages: list[dict[str, Any]], params: Mapping[str, Any]) -> Any:
         """The same, awaited; a stream comes as AsyncChunks."""
         reply = await self._router.acompletion(
             model=member, messages=messages, **self._with_ours(member, params)
         )
-        return await AsyncChunks(reply).opened() if params.get("stream") else _with_a_choice(reply)
+        return await AsyncChunks(reply).opened() if params.get("stream") else with_a_choice(reply)
 
     def _with_ours(self, member: str, params: Mapping[str, Any]) -> dict[str, Any]:
         # litellm's own fall-back to another group would neither be decided by us nor be written down.
@@ -137,81 +111,6 @@ def _lacking_key(model: str, params: Mapping[str, Any]) -> str | None:
     return None if any(os.environ.get(key) for key in missing) else " or ".join(missing)
 
 
-class Chunks:
-    """litellm's chunks of one stream, drawn as far as the first that brings something: until then
-    another member can still take over. Raises NoAnswerError for a stream with nothing in it."""
-
-    def __init__(self, chunks: Iterator[Any]) -> None:
-        self._chunks, self._drawn = iter(chunks), deque[Any]()
-        for chunk in self._chunks:
-            self._drawn.append(chunk)
-            if _brings(chunk):
-                return
-        _expect_usage(self._drawn)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._drawn.popleft() if self._drawn else next(self._chunks)
-
-    def close(self) -> None:
-        """Let the connection go, so that the provider stops answering."""
-        # litellm's wrapper cannot be closed; it is a generator around the stream that can.
-        generator = getattr(self._chunks, "completion_stream", None)
-        inner = inspect.getgeneratorlocals(generator) if inspect.isgenerator(generator) else {}
-        stream = getattr(inner.get("model_response"), "completion_stream", None)
-        if callable(close := getattr(stream, "close", None)):
-            close()
-
-
-class AsyncChunks:
-    """The same for ``async for``, once ``opened``."""
-
-    def __init__(self, chunks: AsyncIterator[Any]) -> None:
-        self._chunks, self._drawn = aiter(chunks), deque[Any]()
-
-    async def opened(self) -> AsyncChunks:
-        try:
-            async for chunk in self._chunks:
-                self._drawn.append(chunk)
-                if _brings(chunk):
-                    return self
-            _expect_usage(self._drawn)
-        except BaseException:  # a cancelled task too must not leave the connection behind
-            await self.aclose()
-            raise
-        return self
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        return self._drawn.popleft() if self._drawn else await anext(self._chunks)
-
-    async def aclose(self) -> None:
-        if callable(aclose := getattr(self._chunks, "aclose", None)):
-            await aclose()
-
-
-def _brings(chunk: Any) -> bool:
-    """Whether a chunk holds part of an answer; an opening one only names the role."""
-    deltas = (getattr(choice, "delta", None) for choice in getattr(chunk, "choices", None) or [])
-    return any(any(delta.model_dump(exclude={"role"}).values()) for delta in deltas if delta is not None)
-
-
-def _expect_usage(drawn: Iterable[Any]) -> None:
-    """An answer may be empty if the provider says what it cost; a body that is none ends up here too."""
-    if all(usage_of(chunk).input_tokens is None for chunk in drawn):
-        raise NoAnswerError("expected a stream with an answer or at least its usage, found neither")
-
-
-def _with_a_choice(reply: Any) -> Any:
-    if not getattr(reply, "choices", None):
-        raise NoAnswerError("expected a reply with at least one choice, found none")
-    return reply
-
-
 @functools.cache
 def _tools_need_mcp() -> bool:
     """Whether litellm fails on any tool at all, since it looks for servers of tools with a module that is
@@ -245,31 +144,12 @@ def secrets_of(member: Member) -> list[str]:
     return [secret for secret in read if len(secret) >= _LEAST_SECRET]
 
 
-def usage_of(reply: Any) -> Usage:
-    """Of a ModelResponse or of a chunk; where the provider told nothing litellm says 0."""
-    usage = getattr(reply, "usage", None)
-    details = getattr(usage, "prompt_tokens_details", None)
-    told = bool(getattr(usage, "prompt_tokens", None))
-    return Usage(
-        model=getattr(reply, "model", None),
-        input_tokens=getattr(usage, "prompt_tokens", None) if told else None,
-        cached_input_tokens=getattr(details, "cached_tokens", None),
-        output_tokens=getattr(usage, "completion_tokens", None) if told else None,
-    )
-
-
-def answer_of(reply: Any) -> str:
-    """The text of the first choice of a ModelResponse, or what a chunk adds to it; empty for none."""
-    for choice in getattr(reply, "choices", None) or []:
-        if not getattr(choice, "index", 0):
-            part = getattr(choice, "message", None) or getattr(choice, "delta", None)
-            return getattr(part, "content", None) or ""
-    return ""
-
-
-def finishes(chunk: Any) -> bool:
-    """Whether a chunk says that a choice is complete."""
-    return any(getattr(choice, "finish_reason", None) for choice in getattr(chunk, "choices", None) or [])
+def describe(error: BaseException, secrets: Iterable[str] = ()) -> str:
+    """The error's class and first line, without keys: none of ``secrets``, nor what looks like one."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    for secret in secrets:
+        line = line.replace(secret, "[removed]")
+    return scrubbed(f"{type(error).__name__}: {line[:300]}") or ""
 
 
 def was_billed(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ class Offer(Protocol):
     names: tuple[str, ...]
     usd_per_million_input: Floats
     usd_per_million_output: Floats
+    usd_per_million_cached_input: Floats
     context_window: Floats
     max_output_tokens: Floats
     first_token_s: Floats
@@ -65,7 +66,7 @@ def _barred(offer: Offer, wishes: Wishes, unavailable: Mapping[str, str]) -> lis
     if unknown:
         raise InputError(
             f"members and exclude should name members of the pool ({', '.join(offer.names)}); "
-            f"found {', '.join(sorted(unknown))}"
+            f"found {', '.join(sorted(unknown)):.200}"
         )
     if wishes.members is None and not (wishes.exclude or wishes.owned_only or wishes.requires or unavailable):
         return [None] * len(offer.names)

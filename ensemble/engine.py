@@ -5,30 +5,34 @@ messages -> text.py -> encoder.py -> head.py -> policy.py -> dispatch.py -> outc
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import random
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
+from ensemble.alarms import Alarm
 from ensemble.asked import Asked
 from ensemble.batch import Batch
+from ensemble.bounds import most_input_tokens
+from ensemble.budget import Budget, Budgets
 from ensemble.dispatch import Dispatcher
-from ensemble.errors import ConfigError, EnsembleWarning, InputError
-from ensemble.hops import Call, Send
+from ensemble.errors import ConfigError, EnsembleWarning, InputError, NoEligibleMemberError
+from ensemble.exchange import Exchange
+from ensemble.health import N_EARLIER, Health
+from ensemble.hops import Call
 from ensemble.inference import Device
 from ensemble.outcomes import Keep, LogMode, OutcomeLog
 from ensemble.parts import Parts, Place
 from ensemble.pool import Pool
-from ensemble.records import Decision, Wishes
+from ensemble.records import Attempt, Decision, Wishes
 from ensemble.request import Request
 from ensemble.router import Router
+from ensemble.sessions import Standing
 from ensemble.show import tracked
-from ensemble.stream import AsyncRoutedStream, RoutedStream
 from ensemble.text import Messages
 from ensemble.threads import in_thread
 
@@ -43,7 +47,9 @@ class Ensemble:
     each what comes with the library, for the log a file in the user's state folder.
     ``keep`` lets the log hold ``"text"`` or ``"text+answers"``; features are always held and are personal
     data too. ``scorer(messages, answer)`` gives each answer a reward in [0, 1], or None for no opinion.
-    ``seed`` fixes what chance decides. Nothing is opened before the first use.
+    ``budgets`` of a day make spend dearer as they run out. ``on_alarm`` hears when a member leaves what was
+    expected of it; None warns (EnsembleWarning). ``seed`` fixes what chance decides. Nothing is opened before
+    the first use.
     """
 
     def __init__(
@@ -57,13 +63,18 @@ class Ensemble:
         fsync: bool = False,
         device: Device = "auto",
         scorer: Scorer | None = None,
+        budgets: Iterable[Budget] = (),
+        on_alarm: Callable[[Alarm], None] | None = None,
         seed: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         log_settings = {"keep": keep, "log_mode": log_mode, "fsync": fsync}
         self._parts = Parts(router, pool, log, log_settings, device, clock)
         self._scorer, self._clock = scorer, clock
+        self._budgets = Budgets(budgets, self._spent_usd, clock)
+        self._on_alarm = on_alarm or _warn
         self._random, self._process = random.Random(seed), os.getpid()
+        self._known_health: Health | None = None
 
     @property
     def router(self) -> Router:
@@ -86,7 +97,10 @@ class Ensemble:
         Takes the keywords of ``complete``. Whether a member's API key is set is not asked.
         """
         request = self._request(prompt, Asked.of(keywords))
-        decision = request.decide(request.wishes, id=uuid.uuid4().hex, now=self._clock(), draw=self._draw())
+        draw = self._draw()
+        decision = request.decide(
+            request.wishes, id=uuid.uuid4().hex, now=self._clock(), draw=draw, speeds=self._health.speeds
+        )
         request.record(decision, self.log)
         return decision
 
@@ -108,7 +122,7 @@ class Ensemble:
         if asked.session is not None:
             raise InputError("session: expected none for a batch, whose prompts are decided side by side")
         asked.wishes(self.pool.defaults, frozenset())  # complain now, not at the first decision
-        batch = Batch(asked, self.router, self._parts.terms, self.log, self._clock, self._draw)
+        batch = Batch(asked, self.router, self._parts.terms, self.log, self._clock, self._draw, self._budgets)
         total = len(prompts) if isinstance(prompts, Sized) else None
         decisions = batch.decisions(prompts)
         return tracked(decisions, total, "deciding") if progress else decisions
@@ -122,55 +136,20 @@ class Ensemble:
         ``max_cost_usd`` hard cap; ``max_latency_s`` deadline of the whole call; ``min_reward`` least
         expected reward, [0, 1]; ``members`` only these names; ``exclude`` these not; ``owned_only``;
         ``exploration`` probability of trying a plausible rival, [0, 1); ``session`` keeps a conversation
-        with its member; ``metadata`` a dict for the log. All else goes to litellm unchanged (``tools``,
+        with its member; ``metadata`` a dict for the log; after ``hedge_after_s`` of silence a second member
+        is asked too, and the first to answer serves. All else goes to litellm unchanged (``tools``,
         ``temperature`` ...); with ``stream=True`` an iterator of chunks comes back, with ``decision`` too.
 
-        Raises InputError for arguments out of range, NoEligibleMemberError before anyone is called,
-        CallFailedError when those called did not answer.
+        Raises InputError for arguments out of range, BudgetSpentError and NoEligibleMemberError before anyone
+        is called, CallFailedError when those called did not answer.
         """
-        asked = Asked.of(keywords)
-        exchange = _Exchange(lambda: self._prepare(prompt, asked))
-        steps = exchange.steps()
-        try:
-            wanted = next(steps)
-            while True:
-                try:
-                    reply = exchange.send(wanted)
-                except Exception as error:
-                    wanted = steps.throw(error)
-                else:
-                    wanted = steps.send(reply)
-        except StopIteration as end:
-            reply = end.value
-        finally:
-            steps.close()  # interrupted: written down as such
-        if asked.streams:
-            return RoutedStream(exchange.call, reply, asked.usage_wanted)
-        return _with_decision(reply, exchange.call.decision)
+        asked, started = Asked.of(keywords), self._clock()
+        return Exchange(lambda: self._prepare(prompt, asked, started)).complete()
 
     async def acomplete(self, prompt: Messages, **keywords: Any) -> Any:
         """``complete`` for asyncio: encoding, deciding and logging run in a thread, the call is awaited."""
-        asked = Asked.of(keywords)
-        exchange = _Exchange(lambda: self._prepare(prompt, asked))
-        steps = exchange.steps()
-        try:
-            wanted, reply = await in_thread(_advance, steps.send, None)
-            while wanted is not None:
-                try:
-                    reply = await exchange.asend(wanted)
-                except Exception as error:
-                    wanted, reply = await in_thread(_advance, steps.throw, error)
-                else:
-                    if asked.streams:  # nothing is written yet, nor may a cancellation come between
-                        break
-                    wanted, reply = await in_thread(_advance, steps.send, reply)
-        except asyncio.CancelledError:
-            await in_thread(steps.close)
-            raise
-        if asked.streams:
-            _advance(steps.send, reply)
-            return AsyncRoutedStream(exchange.call, reply, asked.usage_wanted)
-        return _with_decision(reply, exchange.call.decision)
+        asked, started = Asked.of(keywords), self._clock()
+        return await Exchange(lambda: self._prepare(prompt, asked, started)).acomplete()
 
     def feedback(self, decision: Any, reward: float, *, source: str = "caller") -> None:
         """Tell the log how good an answer was: ``reward`` in [0, 1].
@@ -179,7 +158,10 @@ class Ensemble:
         nothing; another reward from the same ``source`` takes the earlier one's place.
         Raises InputError for an id that the log doesn't hold.
         """
-        self._log_for("feedback").record_reward(_decision_id(decision), reward, source)
+        log, decision_id = self._log_for("feedback"), _decision_id(decision)
+        log.record_reward(decision_id, reward, source)
+        if row := log.decision(decision_id):
+            self._health.reward(row, reward)
 
     def forget(self, decision: Any = None, *, metadata: Mapping[str, Any] | None = None) -> int:
         """Delete a decision, or all whose metadata hold these pairs, with all that hangs on them; returns
@@ -197,37 +179,64 @@ class Ensemble:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self, prompt: Messages, asked: Asked) -> tuple[Request, Call, Dispatcher]:
+    def _prepare(self, prompt: Messages, asked: Asked, started: float) -> tuple[Request, Call, Dispatcher]:
         request, log = self._request(prompt, asked), self.log
         sender = self._parts.sender(request.terms.pool)
-        unavailable = {} if asked.params.get("api_key") else sender.missing_keys()
-        call_id, draw = uuid.uuid4().hex, self._draw()
+        keyless = {} if asked.params.get("api_key") else sender.missing_keys()
+        call_id, draw, health = uuid.uuid4().hex, self._draw(), self._health
 
-        def decide(wishes: Wishes, tried: tuple[str, ...]) -> Decision:
-            return request.decide(
-                wishes, id=call_id, now=self._clock(), draw=draw, tried=tried, unavailable=unavailable
+        def decide(wishes: Wishes, tried: Mapping[str, str]) -> Decision:
+            made = functools.partial(
+                request.decide, wishes, id=call_id, draw=draw, tried=tried, speeds=health.speeds
             )
+            resting = health.resting()
+            try:
+                return made(now=self._clock(), unavailable=resting | keyless)
+            except NoEligibleMemberError:
+                if not resting:
+                    raise
+                return made(now=self._clock(), unavailable=keyless)  # who rests is better than nobody
+
+        def learn(attempt: Attempt) -> None:
+            if not asked.params.get("api_key"):  # else it may be the caller's key that fails
+                health.note(attempt, call.decision[attempt.member])
 
         call = Call(
             params=asked.sent,
             answers=asked.answers,
+            hedge_after_s=asked.hedge_after_s,
             wishes=request.wishes,
             members=request.terms.members,
             decide=decide,
             record=lambda decision: request.record(decision, log),
             log=log,
             clock=self._clock,
+            started=started,
+            most_input_tokens=functools.partial(most_input_tokens, request.messages, asked.params),
             on_answer=lambda decision, answer: self._score(request, decision, answer),
+            on_attempt=learn,
         )
         return request, call, sender
 
     def _request(self, prompt: Messages, asked: Asked) -> Request:
-        bound = None if asked.session is None else self._log_for("session").last_member(asked.session)
-        return Request.of(prompt, asked, self.router, self._parts.terms, bound)
+        standing = None
+        if asked.session is not None and (last := self._log_for("session").last_step(asked.session)):
+            standing = Standing.after(last, self._clock())
+        return Request.of(prompt, asked, self.router, self._parts.terms, standing, self._budgets)
+
+    @property
+    def _health(self) -> Health:
+        if self._known_health is None:
+            earlier = self.log.latest_attempts(N_EARLIER) if self.log is not None else ()
+            self._known_health = Health(self._clock, self._on_alarm, earlier)
+        return self._known_health
+
+    def _spent_usd(self, since: float, metadata: Mapping[str, Any] | None) -> float:
+        return self._log_for("a budget").spend_usd(since, metadata)
 
     def _draw(self) -> float:
-        if self._process != os.getpid():  # parent and child must not throw the same dice
-            self._random, self._process = random.Random(), os.getpid()
+        if self._process != os.getpid():  # a child throws its own dice, and knows only its own calls
+            self._random, self._known_health, self._process = random.Random(), None, os.getpid()
         return self._random.random()
 
     def _score(self, request: Request, decision: Decision, answer: str) -> None:
@@ -248,39 +257,8 @@ class Ensemble:
         return log
 
 
-class _Exchange:
-    """One prompt on its way to a reply: read and decided only when its steps are begun, so that asyncio's
-    caller can have that done in a thread and still say how it ended."""
-
-    def __init__(self, prepare: Callable[[], tuple[Request, Call, Dispatcher]]) -> None:
-        self._prepare = prepare
-
-    def steps(self) -> Generator[Send, Any, Any]:
-        """Those of the call (hops.py)."""
-        self._request, self.call, self._sender = self._prepare()
-        return (yield from self.call.steps())
-
-    def send(self, wanted: Send) -> Any:
-        self.call.in_flight = True
-        return self._sender.send(wanted.member, self._request.messages, wanted.params)
-
-    async def asend(self, wanted: Send) -> Any:
-        self.call.in_flight = True
-        return await self._sender.asend(wanted.member, self._request.messages, wanted.params)
-
-
-def _advance(step: Callable[[Any], Any], value: Any) -> tuple[Send | None, Any]:
-    """What a generator wants next, or what it returned: StopIteration can't leave a thread."""
-    try:
-        return step(value), None
-    except StopIteration as end:
-        return None, end.value
-
-
-def _with_decision(reply: Any, decision: Decision) -> Any:
-    # Past pydantic's own __setattr__, so that no serialized form of the reply holds it.
-    object.__setattr__(reply, "decision", decision)
-    return reply
+def _warn(alarm: Alarm) -> None:
+    warnings.warn(alarm.text, EnsembleWarning, stacklevel=2)
 
 
 def _decision_id(decision: Any) -> str:

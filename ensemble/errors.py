@@ -9,6 +9,7 @@
     ├── LogError               the log cannot be opened, read or written
     ├── MissingExtraError      an optional dependency that this step needs (an ImportError too)
     ├── NoEligibleMemberError  nobody in the pool may serve this request
+    ├── BudgetSpentError       a hard budget has nothing left
     └── CallFailedError        members were called and none of them answered
         └── StreamBrokenError  a stream ended after its first token had reached the caller
 
@@ -79,6 +80,10 @@ class NoEligibleMemberError(EnsembleError):
             f"none of the {len(self.reasons)} members of the pool is eligible for this request:\n"
             f"{listing}\nLoosen the request's limits, or add a member that meets them to the pool."
         )
+
+
+class BudgetSpentError(EnsembleError):
+    """A hard budget has nothing left for this call."""
 
 
 class CallFailedError(EnsembleError):

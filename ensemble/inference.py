@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import pathlib
+import re
 import sys
 import threading
 import warnings
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from ensemble.errors import BundleError, ConfigError, EnsembleWarning, MissingExtraError
+from ensemble.plain_file import open_plain
 
 Device = Literal["auto", "cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -27,6 +29,9 @@ SPIN_US = 2
 
 # Every reference to a file beside the graph has this key; a string of its own, it cannot be split.
 EXTERNAL_DATA_KEY = b"location"
+# The operators that repeat a part of a graph, as often as they say: the name after its length, which protobuf
+# reads in longer spellings too.
+ENDLESS_OPERATOR = re.compile(rb"(?:\x04|\x84\x80*[\x00-\x7f])(?:Loop|Scan)")
 
 
 class Session:
@@ -46,18 +51,27 @@ class Session:
         self.threads = threads or usable_cores()
         session = _onnxruntime_session(graph, device, self.threads)
         self.provider: str = session.get_providers()[0]
-        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
-        self.inputs = {node.name: tuple(node.shape) for node in session.get_inputs()}
-        self.outputs = {node.name: tuple(node.shape) for node in session.get_outputs()}
+        try:
+            self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+            self.inputs = {node.name: tuple(node.shape) for node in session.get_inputs()}
+            self.outputs = {node.name: tuple(node.shape) for node in session.get_outputs()}
+        except UnicodeDecodeError as error:
+            raise BundleError(f"expected an ONNX graph with names in UTF-8, found: {error}") from error
         self._session: Any = session  # None in a forked child until its first use
         _open_sessions.add(self)
 
     def run(
         self, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]
     ) -> list[npt.NDArray[Any]]:
-        """The arrays of the named outputs (all of them for ``None``), in that order."""
+        """The arrays of the named outputs (all of them for ``None``), in that order. Raises BundleError."""
         session = self._session or self._reopened()
-        return session.run(outputs, feeds)  # type: ignore[no-any-return]
+        try:
+            return session.run(outputs, feeds)  # type: ignore[no-any-return]
+        except Exception as error:  # onnxruntime's own errors share no base class
+            raise BundleError(
+                f"expected a graph that runs, found one that doesn't: {str(error)[:500]}. "
+                "Fetch or make it again; on a GPU, see that its memory is free."
+            ) from error
 
     def _reopened(self) -> Any:
         with self._reopening:
@@ -131,7 +145,8 @@ def _read(source: pathlib.Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return source.read_bytes()
+        with open_plain(source) as file:
+            return file.read()
     except OSError as error:
         raise BundleError(
             f"expected an ONNX graph at {source}, found none that can be read: {error}"
@@ -145,17 +160,26 @@ def _onnxruntime_session(graph: bytes, device: Device, threads: int) -> Any:
             "expected a self-contained ONNX graph, found one that refers to data in other files. "
             "Save it again with its weights inside (onnx.save with save_as_external_data=False)."
         )
+    if ENDLESS_OPERATOR.search(graph):
+        raise BundleError(
+            "expected an ONNX graph that runs from end to end, found a Loop or a Scan in it, which may go on "
+            "for ever. Export it without."
+        )
     offered = onnxruntime.get_available_providers()
     cuda = device != "cpu" and PROVIDERS["cuda"] in offered
     # Without TF32, which on CUDA rounds every product to 10 bits, all devices give the same features.
     providers = [(PROVIDERS["cuda"], {"use_tf32": "0"})] if cuda else []
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Not onnxruntime's own format, in which the checks above would see nothing.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     _set_spinning(options, onnxruntime.__version__)
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=[*providers, PROVIDERS["cpu"]])
     except Exception as error:  # onnxruntime's own errors share no base class
-        raise BundleError(f"expected an ONNX graph, found what onnxruntime cannot open: {error}") from error
+        raise BundleError(
+            f"expected an ONNX graph, found what onnxruntime cannot open: {str(error)[:500]}"
+        ) from error
     # onnxruntime keeps the graph's bytes to open it again elsewhere, which is never asked of it here.
     session._model_bytes = None
     _return_freed_memory()

@@ -7,8 +7,9 @@ import functools
 import os
 import secrets
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
 
 TABLES = ("decisions", "labels", "attempts", "outcomes", "rewards")
 
+AWAY_S = 0.2  # between two tries at a server that went away
 _MIGRATION_LOCK = 7_305_808_870  # any number that no other program is likely to lock in PostgreSQL
 _ADVICE = (  # a sign in the database's own words, what to do
     ("locked", f"another process kept it for over {BUSY_S} s: end it, or keep the log in PostgreSQL"),
     ("readonly", "give a path that this process may write"),
     ("unable to open", "give a path whose folder exists and may be written"),
+    ("disk i/o", "see that the disk has room and that the file is still there, then try again"),
+    ("no space", "free space on the server's disk, then try again"),
     ("disk is full", "free space on that disk, then try again"),
     ("not a database", "that file is no SQLite database: give another path, or move the file away"),
     ("malformed", "the file is damaged: move it away and restore a copy"),
@@ -120,13 +124,26 @@ class Database:
         self.key = bytes.fromhex(key)
 
     def insert(self, batch: list[Rows]) -> list[None]:
-        """Write all rows of the batch in one transaction: committed on return."""
-        import sqlalchemy as sa
-
+        """Write all rows of the batch in one transaction: committed on return. A server that went away is
+        waited for, for up to ``BUSY_S``, as another process that writes to an SQLite file is."""
         by_table: dict[str, list[Any]] = {table: [] for table in TABLES}
         for rows in batch:
             for table, row in rows:
                 by_table[table].append(self._inserts[table].values(row))
+        until, again = time.monotonic() + BUSY_S, ""
+        while True:
+            try:
+                self._insert(by_table, again)
+                return [None for _ in batch]
+            except LogError as error:
+                if time.monotonic() > until or not self._is_away(error.__cause__):
+                    raise
+            again = " ON CONFLICT DO NOTHING"  # it may have been committed, and only the word of it lost
+            time.sleep(AWAY_S)
+
+    def _insert(self, by_table: Mapping[str, list[Any]], again: str) -> None:
+        import sqlalchemy as sa
+
         with self._turn:
             self._check_open()
             connection = None
@@ -136,20 +153,45 @@ class Database:
                 cursor = connection.cursor()
                 for table, values in by_table.items():  # what others refer to comes first
                     if values:
-                        cursor.executemany(self._inserts[table].sql, values)
+                        cursor.executemany(self._inserts[table].sql + again, values)
                 connection.commit()
             except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
                 raise _explained(error, f"cannot write to the log {self._where}") from error
             finally:
                 if connection is not None:
                     connection.close()  # back to the pool, which rolls back what is not committed
-        return [None for _ in batch]
+
+    def _is_away(self, error: BaseException | None) -> bool:
+        """Whether a server has gone, or has no room, and may be well again in a moment."""
+        cause = getattr(error, "orig", error)
+        return not self._sqlite and isinstance(cause, self._engine.dialect.loaded_dbapi.OperationalError)
 
     def change(self, statement: str, **values: Any) -> int:
         """Run one of the writing statements; the number of rows it wrote or deleted itself."""
         with self._transaction("write to") as connection:
             counted = self._statements[statement].execution_options(preserve_rowcount=True)
             return connection.execute(counted, values).rowcount
+
+    def change_in_steps(self, statement: str, **values: Any) -> int:
+        """``change`` until there is nothing left to change, others having their turn after each step."""
+        total = 0
+        while changed := self.change(statement, **values):
+            total += changed
+        return total
+
+    def reward(self, decision_id: str, source: str, reward: float, recorded_at: float) -> bool:
+        """Write a reward unless it is in force already; False where its decision is not in the log."""
+        with self._transaction("write to") as connection:
+            values = {
+                "decision_id": decision_id,
+                "source": source,
+                "reward": reward,
+                "recorded_at": recorded_at,
+            }
+            known = connection.execute(self._statements["hold"], {"decision_id": decision_id}).first()
+            if known is not None:
+                connection.execute(self._statements["reward"], values)
+            return known is not None
 
     def read(self, statement: str, **values: Any) -> list[Row]:
         with self._transaction("read") as connection:

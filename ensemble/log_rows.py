@@ -7,6 +7,7 @@ become strings and come back as floats.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, overload
 
 import numpy as np
@@ -28,6 +30,7 @@ Rows = tuple[tuple[str, Row], ...]  # (table, row) pairs that are written togeth
 
 LONGEST_SESSION = 512  # characters
 LONGEST_ERROR = 1_000  # characters
+DAY_S = 86_400
 
 FORECAST_NUMBERS = {  # column -> field of Forecast
     "probability": "probability",
@@ -47,10 +50,11 @@ _SECRETS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         r"\b(?:bearer|basic)\s+(?P<secret>[\w.~+/=-]{6,})",
-        r"(?:api[ _-]?key|(?:access|auth)[_-]?token|secret|password|authorization|[?&]key)\w*"
-        r"(?: provided)?[\"']?\s*[:=]\s*[\"']?(?P<secret>[^\s\"',;&)}\]]{6,})",
-        r"\b(?P<secret>(?:sk|rk|gsk|xai|hf|ghp|nvapi|pplx)[-_](?=[\w*-]*[\d*])[\w*-]{8,})",
-        r"\b(?P<secret>AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]+\.[\w-]+)",
+        r"(?:api[ _-]?key|subscription-key|(?:access|auth|security)[_-]?token|signature|secret|passw(?:or)?d|"
+        r"authorization|[?&]key|[\"'](?:key|token))\w*"
+        r"(?: provided)?[\\\"']*\s*[:=]\s*[\\\"']*(?P<secret>[^\s\\\"',;&)}\]]{6,})",
+        r"\b(?P<secret>(?:sk|rk|gsk|xai|hf|ghp|github_pat|xox[abp]|r8|nvapi|pplx)[-_](?=[\w*-]*[\d*])[\w*-]{8,})",
+        r"\b(?P<secret>A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w-]+\.[\w-]+)",
         r"://[^/\s:@]*:(?P<secret>[^/\s@]+)@",
     )
 )
@@ -101,6 +105,7 @@ def decision_rows(
         "wishes": _wishes_json(decision.wishes),
         "ranking": to_json(decision.ranking),
         "warnings": _json_again(decision.warnings),
+        "standing": None if decision.standing is None else to_json(decision.standing),
         **_member_vectors(decision, members),
     }
     labels = ({"decision_id": decision.id, "digest": digest} for digest in digests)
@@ -153,6 +158,21 @@ def outcome_rows(outcome: Outcome, answer: str | None) -> Rows:
     return (("outcomes", row | {"error": scrubbed(outcome.error), "answer": storable(answer)}),)
 
 
+def checked_reward(reward: Any) -> float:
+    """Raises InputError."""
+    with contextlib.suppress(OverflowError):  # an int of a thousand digits
+        if isinstance(reward, Real | np.bool_) and 0 <= (value := float(reward)) <= 1:
+            return value
+    raise InputError(f"a reward must be a number in [0, 1], found {reward!r:.80}.")
+
+
+def checked_age(days: Any) -> float:
+    """Raises InputError."""
+    if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < math.inf:
+        raise InputError(f"an age must be a number of days above 0, found {days!r}.")
+    return float(days)
+
+
 def read_row(stored: Mapping[str, Any], attempts: Sequence[Row], rewards: Sequence[Row]) -> Row:
     """One decision with all that followed; ``rewards`` oldest first, the newest of a source wins."""
     row = dict(stored)
@@ -182,6 +202,15 @@ def label_digests(key: bytes, metadata: Mapping[str, Any]) -> list[str]:
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"metadata[{name!r}] must be what JSON can hold: {error}.") from error
     return digests
+
+
+def identifier(value: Any, what: str) -> str:
+    """A decision's id, or who gives a reward, as it can be asked of any database. Raises InputError."""
+    if not isinstance(value, str) or len(value) > LONGEST_SESSION:
+        raise InputError(
+            f"{what}: expected a string of at most {LONGEST_SESSION} characters, found {value!r:.80}"
+        )
+    return storable(value)
 
 
 def session_name(session: str | None) -> str | None:

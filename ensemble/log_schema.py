@@ -111,4 +111,11 @@ CREATE TABLE rewards ( -- per decision and source the row with the largest id is
     "CREATE INDEX rewards_by_decision ON rewards (decision_id, source, id)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_SECOND = (
+    # Of a later step of a session: whose it is after it, and what staying has cost (sessions.Standing).
+    "ALTER TABLE decisions ADD COLUMN standing JSON",
+    "ALTER TABLE attempts ADD COLUMN first_token_s DOUBLE PRECISION",  # of a stream
+    "ALTER TABLE attempts ADD COLUMN told_usd DOUBLE PRECISION",  # by the provider's own reckoning
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)

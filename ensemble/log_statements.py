@@ -62,6 +62,10 @@ def statements(tables: Any) -> dict[str, sa.Executable]:
         .scalar_subquery()
     )
     new_reward = (given(name, type_=rewards[name].type) for name in ("source", "reward", "recorded_at"))
+    spend = sa.select(sa.func.sum(attempts.cost_usd).label("usd")).where(
+        attempts.started_at >= given("since")
+    )
+    latest = sa.select(tables["attempts"]).order_by(attempts.started_at.desc()).limit(given("limit"))
     labelled = (
         sa.select(labels.decision_id)
         .where(labels.digest.in_(given("digests", expanding=True)))
@@ -69,7 +73,10 @@ def statements(tables: Any) -> dict[str, sa.Executable]:
         .having(sa.func.count() == given("n_digests"))
     )
     return {
-        "exists": sa.select(decisions.id).where(decisions.id == given("id")),
+        # Who rewards the same decision at the same time waits, and sees the other's reward then.
+        "hold": sa.select(decisions.id)
+        .where(decisions.id == given("decision_id"))
+        .with_for_update(key_share=True),
         "one": joined.where(decisions.id == given("id")),
         "page": page,
         "rewarded page": page.where(has_reward),
@@ -85,14 +92,35 @@ def statements(tables: Any) -> dict[str, sa.Executable]:
             .where(decisions.id == given("decision_id"))
             .where(in_force.is_distinct_from(given("reward"))),
         ),
-        "last member": sa.select(outcomes.served_member)
+        "last step": sa.select(
+            outcomes.served_member,
+            outcomes.ended_at,
+            outcomes.input_tokens,
+            decisions.standing,
+            sa.select(attempts.cached_input_tokens)
+            .where(attempts.decision_id == decisions.id, attempts.error.is_(None))
+            .order_by(attempts.number.desc())
+            .limit(1)
+            .scalar_subquery()
+            .label("cached_input_tokens"),
+        )
         .join(tables["decisions"], outcomes.decision_id == decisions.id)
         .where(decisions.session == given("session"), outcomes.served_member.is_not(None))
         .order_by(decisions.created_at.desc())
         .limit(1),
-        "spend": sa.select(sa.func.sum(attempts.cost_usd).label("usd")).where(
-            attempts.started_at >= given("since")
+        "latest attempts": latest,
+        "spend": spend,
+        "spend labelled": spend.where(
+            attempts.decision_id.in_(sa.select(labels.decision_id).where(labels.digest == given("digest")))
         ),
         "forget one": sa.delete(tables["decisions"]).where(decisions.id == given("id")),
+        "forget older": sa.delete(tables["decisions"]).where(
+            decisions.id.in_(
+                sa.select(decisions.id)
+                .where(decisions.created_at < given("before"))
+                .order_by(decisions.created_at)
+                .limit(given("limit"))
+            )
+        ),
         "forget labelled": sa.delete(tables["decisions"]).where(decisions.id.in_(labelled)),
     }

@@ -18,6 +18,7 @@ FORMAT = 1
 MANIFEST, HEAD, CARD = "manifest.json", "head.onnx", "CARD.md"
 FILES = (HEAD, CARD)
 ENCODER_FILES = ("encoder.onnx", "tokenizer.json")  # what fixes the features
+LARGEST = 1e12  # of what is counted or paid
 
 # Written steps from an older format's manifest to the next, by the format they start from.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -71,27 +72,40 @@ class Manifest:
 def parse(raw: bytes, where: Path) -> Manifest:
     """Read what stands in the file ``where``. Raises BundleError for anything that is not a manifest."""
     try:
-        plain = json.loads(raw, parse_constant=_no_number)
+        plain = json.loads(raw, parse_constant=_number, parse_float=_number, object_pairs_hook=_table)
         version = plain["format"]
+        found = repr(version)[:80]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{where} is no router's manifest ({error!r}). Fetch or train it again.") from error
+        raise BundleError(
+            f"{where} is no router's manifest ({str(error)[:300]}). Fetch or train it again."
+        ) from error
     if type(version) is not int or version > FORMAT or (version < FORMAT and version not in UPGRADES):
         raise BundleError(
-            f"{where} has format {version!r}; this version of ensemble-router reads up to {FORMAT}. "
+            f"{where} has format {found}; this version of ensemble-router reads up to {FORMAT}. "
             "Upgrade with: pip install -U ensemble-router"
         )
     try:
         while plain["format"] < FORMAT:
             plain = UPGRADES[plain["format"]](plain)
         return _manifest(plain)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BundleError(
-            f"{where} does not hold a manifest of format {FORMAT}: {error}. Fetch or train the router again."
+            f"{where} does not hold a manifest of format {FORMAT}: {str(error)[:300]}. "
+            "Fetch or train the router again."
         ) from error
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+def _number(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"{text[:80]} is no number that JSON can hold")
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name stands twice in one table: readers would differ on what it says")
+    return table
 
 
 _TYPES: dict[str, type] = {
@@ -125,7 +139,7 @@ def _manifest(plain: dict[str, Any]) -> Manifest:
         raise ValueError(f"no SHA-256 of {', '.join(missing)}")
     if not members or len(set(manifest.member_names)) < len(members):
         raise ValueError("expected members with names of their own")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", manifest.encoder_id):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", manifest.encoder_id):
         raise ValueError(f"encoder_id {manifest.encoder_id[:80]!r} is not a plain name")
     return manifest
 
@@ -134,9 +148,10 @@ def _note(plain: dict[str, Any]) -> MemberNote:
     note = MemberNote(**plain)
     prices = [p for p in (note.usd_per_million_input, note.usd_per_million_output) if p is not None]
     amounts = [note.n_prompts, note.mean_reward, note.characters_per_token, *prices]
-    sound = all(type(amount) in (int, float) and 0 <= amount < math.inf for amount in amounts)
-    if not (isinstance(note.name, str) and note.name and note.kind in get_args(Kind) and sound):
+    sound = all(type(amount) in (int, float) and 0 <= amount <= LARGEST for amount in amounts)
+    named = isinstance(note.name, str) and note.name != "" and note.name.isprintable()
+    if not (named and note.kind in get_args(Kind) and sound):
         raise ValueError(f"not what is known of a member: {str(plain)[:300]}")
-    if note.characters_per_token <= 0:
-        raise ValueError(f"characters_per_token of {note.name!r} should be above 0")
+    if not 1e-6 <= note.characters_per_token <= 1e6:
+        raise ValueError(f"characters_per_token of {note.name[:80]!r} should be above 0, by a usual amount")
     return note

@@ -16,6 +16,7 @@ LookUp = Callable[[str], CatalogEntry | None]
 _FIELDS = tuple(field.name for field in dataclasses.fields(Member))
 _KEYS = (*_FIELDS, "model", "params")
 _PRICES = ("usd_per_million_input", "usd_per_million_output")
+LARGEST = 1e9  # of any finite number: no sum over prices, tokens and seconds gets near what a float can hold
 
 
 def read_member(table: Any, where: str, look_up: LookUp | None) -> tuple[Member, tuple[str, ...]]:
@@ -115,18 +116,20 @@ def _read_deployment(place: Any, where: str) -> Deployment:
 
 def _checked_deployment(deployment: Deployment, where: str) -> Deployment:
     model: object = deployment.model
-    if not isinstance(model, str) or not model.strip():
+    if not isinstance(model, str) or not model.strip() or not model.isprintable():
         raise PoolError(f'{where}: expected litellm\'s model = "provider/name", found {described(model)}')
     return deployment
 
 
 def number(value: Any, where: str, *, infinite: bool = False) -> float:
-    """``value`` as a float >= 0, finite unless ``infinite`` is allowed."""
+    """``value`` as a float >= 0, at most LARGEST unless ``infinite`` is allowed."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= math.inf
-    if not usable or (value > 1e300 and not infinite):  # an int may be too large to become a float
+    if not usable or (value > LARGEST and not infinite):
         kind = "a number of at least 0" + (", or inf" if infinite else "")
+        if usable and value < math.inf:
+            kind = f"a number up to {LARGEST:g}"
         raise PoolError(f"{where}: expected {kind}, found {described(value)}. Correct it.")
-    return float(value) if value <= 1e300 else math.inf
+    return float(value) if value <= 1e300 else math.inf  # an int may be too large to become a float
 
 
 def _speed(value: Any, where: str) -> float:
@@ -202,5 +205,8 @@ def described(value: object) -> str:
         return f"a {type(value).__name__}" + (" with nothing in it" if value == [] or value == {} else "")
     if isinstance(value, int) and abs(value) > 2**63:
         return "a very large whole number"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # numbers of more digits than Python prints, for one
+        return f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:80]}..."

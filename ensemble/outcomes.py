@@ -14,10 +14,8 @@ process loses those not yet written: at most ``QUEUE_SIZE``.
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -26,16 +24,18 @@ import numpy as np
 from ensemble.errors import ConfigError, InputError, LogError
 from ensemble.log_database import Database
 from ensemble.log_queue import QUEUE_SIZE, BackgroundWriter
+from ensemble.log_reader import PAGE_SIZE, LogReader
 from ensemble.log_rows import (
-    Row,
+    DAY_S,
     Rows,
     attempt_rows,
+    checked_age,
+    checked_reward,
     decision_rows,
+    identifier,
     keyed_hash,
     label_digests,
     outcome_rows,
-    read_row,
-    session_name,
 )
 from ensemble.records import Attempt, Decision, FloatArray, Member, Outcome
 from ensemble.together import Together
@@ -45,10 +45,9 @@ __all__ = ["QUEUE_SIZE", "Keep", "LogMode", "OutcomeLog"]
 LogMode = Literal["before", "after"]
 Keep = Literal["text", "text+answers"]
 TRANSACTION_SIZE = 100  # records that are committed together at most
-PAGE_SIZE = 200  # decisions that rows() reads at once
 
 
-class OutcomeLog:
+class OutcomeLog(LogReader):
     """An open log. Thread-safe, a context manager, usable after a fork. Raises LogError throughout.
 
     Every read sees what this object recorded before it, whatever the log mode.
@@ -57,7 +56,7 @@ class OutcomeLog:
     def __init__(
         self, database: Database, *, log_mode: LogMode, keep: Keep | None, clock: Callable[[], float]
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._keep = keep
         self._clock = clock
         # Under load one transaction takes the records of all who wait for one.
@@ -110,9 +109,8 @@ class OutcomeLog:
         ``forget`` finds decisions by it. Raises InputError for what cannot be stored.
         """
         texts, vectors = None if text is None else [text], np.asarray(features)[None]
-        self._write(
-            *self._decision_rows([decision], members, vectors, encoder_sha256, texts, metadata, session)
-        )
+        rows = self._decision_rows([decision], members, vectors, encoder_sha256, texts, metadata, session)
+        self._write(*rows)
 
     def record_decisions(
         self,
@@ -155,66 +153,38 @@ class OutcomeLog:
         The same value again changes nothing; another value is a newer row, and the newest of a source
         is in force. Raises InputError when the log does not hold the decision.
         """
-        value = _reward(reward)
+        value, source = checked_reward(reward), identifier(source, "source")
+        decision_id = identifier(decision_id, "decision")
         self._drain()
-        written = self._database.change(
-            "reward", decision_id=decision_id, source=source, reward=value, recorded_at=self._clock()
-        )
-        if not written and not self._database.read("exists", id=decision_id):
+        if not self._database.reward(decision_id, source, value, recorded_at=self._clock()):
             raise InputError(
                 f"no decision {decision_id!r} in this log, so it cannot be given a reward. Pass the id of a "
                 "reply's decision, and see that this is the log which that reply was recorded in."
             )
 
-    def decision(self, decision_id: str) -> Row | None:
-        """Everything about one decision, as ``rows`` yields it; None when the log does not hold it."""
-        self._drain()
-        return next(self._complete(self._database.read("one", id=decision_id)), None)
-
-    def rows(
-        self, since: float | None = None, until: float | None = None, with_reward_only: bool = False
-    ) -> Iterator[Row]:
-        """Decisions made in [since, until), oldest first, each a dict of plain values.
-
-        Keys: the columns of ``decisions`` (``id`` as ``decision_id``; ``features`` a float32 array
-        (n_features,), vectors over members as lists) and of ``outcomes`` (all None while there is
-        none); ``attempts``, a list of dicts; ``rewards``, the reward in force by source.
-        Read page by page: memory stays small, and writers are not held up.
-        """
-        self._drain()
-        statement = "rewarded page" if with_reward_only else "page"
-        at, after = -math.inf if since is None else since, ""
-        while page := self._database.read(
-            statement, at=at, after=after, until=math.inf if until is None else until, limit=PAGE_SIZE
-        ):
-            yield from self._complete(page)
-            at, after = page[-1]["created_at"], page[-1]["id"]
-
-    def last_member(self, session: str) -> str | None:
-        """The member that answered this session's latest answered decision; None when there is none."""
-        self._drain()
-        found = self._database.read("last member", session=session_name(session))
-        return found[0]["served_member"] if found else None
-
-    def spend_usd(self, since: float) -> float:
-        """What the attempts that began at ``since`` or later have cost, in USD (upper bounds included)."""
-        self._drain()
-        return float(self._database.read("spend", since=since)[0]["usd"] or 0.0)
-
-    def forget(self, decision_id: str | None = None, metadata: Mapping[str, Any] | None = None) -> int:
+    def forget(
+        self,
+        decision_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        older_than_days: float | None = None,
+    ) -> int:
         """Delete decisions and all that followed from them; how many decisions there were.
 
-        Give either one id, or metadata: every decision that carries all of these names and values
-        (equal as JSON) goes. In SQLite the bytes are overwritten too.
+        Give one id; or metadata: every decision that carries all of these names and values (equal as
+        JSON) goes; or an age, deleted in small steps. In SQLite the bytes are overwritten too.
         """
-        if (decision_id is None) == (not metadata):
-            raise InputError("forget: expected either a decision id or at least one pair of metadata.")
+        if (decision_id is not None) + bool(metadata) + (older_than_days is not None) != 1:
+            raise InputError("forget: expected either a decision id, a pair of metadata, or an age in days.")
         self._drain()
-        if decision_id is not None:
-            deleted = self._database.change("forget one", id=decision_id)
-        else:
-            digests = label_digests(self._database.key, metadata or {})
+        if older_than_days is not None:
+            before = self._clock() - DAY_S * checked_age(older_than_days)
+            deleted = self._database.change_in_steps("forget older", before=before, limit=PAGE_SIZE)
+        elif metadata:
+            digests = label_digests(self._database.key, metadata)
             deleted = self._database.change("forget labelled", digests=digests, n_digests=len(digests))
+        else:
+            deleted = self._database.change("forget one", id=identifier(decision_id, "decision"))
         self._database.overwrite_deleted()
         return deleted
 
@@ -277,23 +247,3 @@ class OutcomeLog:
     def _drain(self) -> None:
         if self._writer:
             self._writer.drain()
-
-    def _complete(self, decisions: list[Row]) -> Iterator[Row]:
-        ids = [row["id"] for row in decisions]
-        followed: dict[str, defaultdict[str, list[Row]]] = {}
-        for table in ("attempts", "rewards"):
-            followed[table] = defaultdict(list)
-            for row in self._database.read(table, ids=ids):
-                followed[table][row["decision_id"]].append(row)
-        for row in decisions:
-            yield read_row(row, followed["attempts"][row["id"]], followed["rewards"][row["id"]])
-
-
-def _reward(reward: float) -> float:
-    try:
-        value = float(reward)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise InputError(f"a reward must be a number in [0, 1], found {reward!r}.")
-    return value

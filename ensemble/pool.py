@@ -30,7 +30,6 @@ import datetime
 import math
 import os
 import threading
-import tomllib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -41,8 +40,8 @@ import numpy.typing as npt
 from .errors import EnsembleWarning, PoolError
 from .members import LookUp, described, number, read_member, unknown
 from .records import Member, Wishes
+from .toml_file import read_toml
 
-LARGEST_FILE = 1_000_000  # bytes
 NOTICE_DAYS = 30  # a member that goes away within so many days is warned about
 _DIALS = ("willingness_to_pay_usd", "usd_per_second", "exploration")
 
@@ -106,7 +105,7 @@ class Pool:
     ) -> Pool:
         """The pool of a TOML file. A PoolError names the file, the member, and what to do."""
         source = os.fspath(path)
-        tables = _read_toml(source)
+        tables = read_toml(source, "pool", PoolError)
         for key in tables:
             if key not in (*_DIALS, "members"):
                 raise PoolError(f"{source}: {unknown(key, (*_DIALS, 'members'))}")
@@ -203,29 +202,9 @@ def _stamp(path: str) -> tuple[int, ...]:
     """What changes with the file; empty while there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # the latter for a NUL in its name
         return ()
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _read_toml(source: str) -> dict[str, Any]:
-    try:
-        with open(source, "rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise PoolError(
-            f"{source}: expected a readable pool file, found: {error.strerror}. Check the path."
-        ) from error
-    if len(content) > LARGEST_FILE:
-        raise PoolError(f"{source}: expected a pool file of at most 1 MB, found more. Is it the right file?")
-    try:
-        return tomllib.loads(content.decode("utf-8"))
-    except RecursionError:
-        raise PoolError(
-            f"{source}: expected a pool, found TOML nested too deeply to read. Flatten it."
-        ) from None
-    except ValueError as error:  # broken TOML, not UTF-8, or a number with thousands of digits
-        raise PoolError(f"{source}: expected TOML in UTF-8, found: {error}. Mend that place.") from error
 
 
 def _dial(value: object, where: str) -> float:

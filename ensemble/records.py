@@ -116,7 +116,8 @@ class Wishes:
     first, then cost. ``usd_per_second``: what a second of waiting costs, >= 0. ``max_cost_usd``,
     ``max_latency_s``, ``min_reward``: hard limits, ``None`` for no limit. ``members``: only these,
     ``None`` for all. ``requires``: abilities the request needs (of ABILITIES). ``exploration``:
-    probability in [0, 1) of giving a plausible rival of the best member the prompt.
+    probability in [0, 1) of giving a plausible rival of the best member the prompt. ``spend_price``:
+    how many times its face value a USD of spend counts, >= 1; a budget raises it.
     """
 
     willingness_to_pay_usd: float = 0.01
@@ -129,6 +130,7 @@ class Wishes:
     owned_only: bool = False
     requires: frozenset[str] = frozenset()
     exploration: float = 0.0
+    spend_price: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types; an infinite dial becomes the string ``"inf"``."""
@@ -209,7 +211,8 @@ class Decision:
 
     ``forecasts`` holds every member of the pool in the pool's order; ``ranking`` the eligible ones,
     best first. ``propensity`` is the probability with which ``member`` was chosen, in (0, 1].
-    ``randomized`` is False where nothing was left to chance (a session kept its member).
+    ``randomized`` is False where nothing was left to chance (a later step of a session). ``standing`` of
+    such a step: as in sessions.Standing, after it.
     """
 
     id: str
@@ -225,6 +228,7 @@ class Decision:
     router_id: str
     policy_version: str
     warnings: tuple[str, ...] = ()
+    standing: Mapping[str, Any] | None = None
 
     def __getitem__(self, member: str) -> Forecast:
         for forecast in self.forecasts:
@@ -265,6 +269,8 @@ class Attempt:
     output_tokens: int | None = None
     cost_usd: float | None = None
     cost_is_estimated: bool = False  # True: usage never arrived, cost_usd is an upper bound
+    first_token_s: float | None = None  # of a stream
+    told_usd: float | None = None  # what the provider itself says that it cost; most say nothing
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ensemble import policy, text
 from ensemble.asked import Asked
+from ensemble.budget import Budgets
 from ensemble.outcomes import OutcomeLog
 from ensemble.parts import Terms
 from ensemble.records import Decision, FloatArray, Prediction, Wishes
 from ensemble.router import Router
+from ensemble.sessions import Standing
+from ensemble.speeds import Speeds
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One prompt, and all that its decisions rest on; ``bound`` is the member that its session keeps to."""
+    """One prompt, and all that its decisions rest on; ``standing`` is that of its session, if it has one."""
 
     reading: Reading
     features: FloatArray  # (1, n_features)
@@ -49,17 +52,23 @@ class Request:
     terms: Terms
     asked: Asked
     wishes: Wishes
-    bound: str | None
+    standing: Standing | None
 
     @classmethod
     def of(
-        cls, prompt: text.Messages, asked: Asked, router: Router, terms: Terms, bound: str | None
+        cls,
+        prompt: text.Messages,
+        asked: Asked,
+        router: Router,
+        terms: Terms,
+        standing: Standing | None,
+        budgets: Budgets,
     ) -> Request:
-        """Raises InputError."""
+        """Raises InputError and BudgetSpentError."""
         reading = Reading.of(prompt, asked.params)
-        wishes = asked.wishes(terms.pool.defaults, reading.required)
+        wishes = budgets.under(asked.wishes(terms.pool.defaults, reading.required), asked.metadata)
         features, prediction = router.look(reading.encoded)
-        return cls(reading, features, terms.prior.fill(prediction), router, terms, asked, wishes, bound)
+        return cls(reading, features, terms.prior.fill(prediction), router, terms, asked, wishes, standing)
 
     @property
     def messages(self) -> list[dict[str, Any]]:
@@ -72,26 +81,36 @@ class Request:
         id: str,
         now: float,
         draw: float,
-        tried: tuple[str, ...] = (),
+        tried: Mapping[str, str] | None = None,
         unavailable: Mapping[str, str] | None = None,
+        speeds: Speeds | None = None,
     ) -> Decision:
-        """Who is to answer. ``draw`` in [0, 1) picks where chance has a say; after a failure (``tried``) it
-        has none, since the propensity that is logged is that of the first choice.
+        """Who is to answer. ``draw`` in [0, 1) picks where chance has a say; where some were ``tried``, and
+        why that bars them, it has none, since the propensity that is logged is that of the first choice.
 
         Raises NoEligibleMemberError.
         """
         context = policy.Context(
             router_id=self.router.id,
             measured=self.terms.prior.measured,
-            unavailable={**(unavailable or {}), **dict.fromkeys(tried, "failed a moment ago")},
-            bound=self.bound,
-            reason="fallback" if tried else "routed",
+            unavailable={**(unavailable or {}), **(tried or {})},
+            standing=self.standing,
+            reason="fallback" if tried else free_choice(wishes),
             warnings=self.terms.pool.warnings,
         )
         if tried:
             wishes, draw = replace(wishes, exploration=0.0), 0.0
         [decision] = decide(
-            [self.reading], self.prediction, self.terms, self.asked, wishes, [draw], [id], now, context
+            [self.reading],
+            self.prediction,
+            self.terms,
+            self.asked,
+            wishes,
+            [draw],
+            [id],
+            now,
+            context,
+            speeds,
         )
         return decision
 
@@ -110,6 +129,11 @@ class Request:
         )
 
 
+def free_choice(wishes: Wishes) -> Literal["routed", "budget"]:
+    """What a choice is called that nothing but the wishes has narrowed."""
+    return "budget" if wishes.spend_price > 1 else "routed"
+
+
 def decide(
     readings: Sequence[Reading],
     prediction: Prediction,
@@ -120,6 +144,7 @@ def decide(
     ids: Sequence[str],
     now: float,
     context: policy.Context,
+    speeds: Speeds | None = None,
 ) -> Iterator[Decision]:
     """``policy.decide`` at the prices of the terms; ``prediction`` (n_readings, n_members) over the pool."""
     expected = policy.expect(
@@ -129,6 +154,8 @@ def decide(
         terms.characters_per_token,
         asked.max_tokens,
         asked.answers,
+        context.standing,
+        None if speeds is None else speeds.over(terms.pool),
     )
     return policy.decide(
         prediction, expected, terms.pool, wishes, np.array(draws), ids, now=now, context=context

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +13,16 @@ import numpy as np
 
 from ensemble import bundle as bundles
 from ensemble.encoder import Encoder
-from ensemble.errors import BundleError, InputError
+from ensemble.errors import BundleError, EnsembleError, InputError
 from ensemble.head import Head
 from ensemble.inference import Device
+from ensemble.members import described
 from ensemble.records import Deployment, FloatArray, Member, Prediction
 from ensemble.text import prompt_text
 from ensemble.together import Together
 
 REMEMBERED = 512  # prompts
+LEAST_TOKENS, MOST_TOKENS = 8, 2**15  # of a text; memory is taken for as many when a router is opened
 PLACES = 2  # runs of the encoder at a time: one fills the gaps in which the other waits for its threads
 
 
@@ -58,19 +61,29 @@ class Router:
             )
         bundle = bundles.load(default_folder() if folder is None else folder)
         head = Head(bundle.head, bundle.manifest.member_names)
-        encoder = Encoder.load(bundle.encoder_folder, device=device)
+        with _faults_of(bundle.encoder_folder):
+            encoder = Encoder.load(bundle.encoder_folder, device=device)
+        if encoder.sha256 != {name: bundle.manifest.encoder_sha256[name] for name in encoder.sha256}:
+            raise BundleError(f"{bundle.encoder_folder} was changed while it was opened. Load it again.")
+        if not LEAST_TOKENS <= encoder.max_tokens <= MOST_TOKENS:
+            raise BundleError(
+                f"expected an encoder that reads {LEAST_TOKENS} to {MOST_TOKENS} tokens of a text, found "
+                f"{described(encoder.max_tokens)} at {bundle.encoder_folder}. Make or fetch it again."
+            )
         if encoder.n_features != head.n_features:
             raise BundleError(
                 f"the head at {bundle.folder} reads {head.n_features} features, its encoder makes "
                 f"{encoder.n_features}. Train or fetch the bundle again."
             )
-        return cls(bundle, encoder, head)
+        with _faults_of(bundle.encoder_folder):
+            return cls(bundle, encoder, head)
 
     def features(self, texts: Sequence[str]) -> FloatArray:
         """(n_prompts, n_features) float32 of what ``prompt_text`` makes of each text. Raises InputError."""
         if isinstance(texts, str):
             raise InputError("expected a sequence of texts, found one string. Pass [text] instead.")
-        return self.encoder.encode([prompt_text(text) for text in texts])
+        with _faults_of(self.encoder.id):
+            return self.encoder.encode([prompt_text(text) for text in texts])
 
     def predict(self, texts: Sequence[str]) -> Prediction:
         """Reward, its uncertainty and output tokens of every member, (n_prompts, n_members) each."""
@@ -96,11 +109,13 @@ class Router:
         return self._remembered(self.encoder.cut(text))
 
     def _look(self, text: str) -> Seen:
-        [ids] = self.encoder.tokens([text])
+        with _faults_of(self.encoder.id):
+            [ids] = self.encoder.tokens([text])
         return self._encode(ids, size=len(ids))
 
     def _encode_together(self, ids: list[list[int]]) -> list[Seen]:
-        features = self.encoder.encode_tokens(ids)
+        with _faults_of(self.encoder.id):
+            features = self.encoder.encode_tokens(ids)
         prediction = self.head.predict(features)
         if len(ids) == 1:
             return [Seen(features, prediction)]
@@ -119,6 +134,23 @@ class Router:
             for note in self.manifest.members
             if note.usd_per_million_input is not None and note.usd_per_million_output is not None
         )
+
+
+@contextlib.contextmanager
+def _faults_of(encoder: str | Path) -> Iterator[None]:
+    """Whatever goes wrong inside an encoder's files is a BundleError that says so."""
+    try:
+        yield
+    except EnsembleError:
+        raise
+    except BaseException as error:
+        # A panic of the tokenizers' Rust is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BundleError(
+            f"expected an encoder at {encoder}, found one whose graph or tokenizer can't be used: "
+            f"{type(error).__name__}: {str(error)[:300]}. Make or fetch it again."
+        ) from error
 
 
 def default_folder() -> Path:

@@ -7,6 +7,7 @@ rest is drawn in (the usage follows it), the outcome is written, and only then i
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import weakref
@@ -14,9 +15,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from ensemble.dispatch import AsyncChunks, Chunks, Usage, answer_of, finishes, usage_of
 from ensemble.hops import CANCELLED, Call
 from ensemble.records import Decision
+from ensemble.replies import UNTOLD, AsyncChunks, Chunks, Usage, answer_of, brings, finishes
 from ensemble.threads import in_thread
 
 CLOSED = "closed by the caller"
@@ -28,33 +29,38 @@ class _Tally:
     def __init__(self, call: Call, usage_wanted: bool) -> None:
         self._call, self._usage_wanted = call, usage_wanted
         self._answer: list[str] = []
-        self._usage = Usage(None, None, None, None)
+        self._usage = UNTOLD
+        self._opened_s = call.clock() - call.serving.began  # now; who reads may take his time
         self._first_token_s: float | None = None
         self._complete = False
         self._ending, self._process = threading.Lock(), os.getpid()
         self.held: deque[Any] = deque()  # to be handed over after the end is written down
         self.ended = False
 
-    def take(self, chunk: Any) -> bool:
-        """Note a chunk; True if it may be passed on at once."""
-        text, usage = answer_of(chunk), usage_of(chunk)
-        if text and self._first_token_s is None:
-            self._first_token_s = self._call.clock() - self._call.began
+    def take(self, chunk: Any, usage: Usage) -> bool:
+        """Note a chunk and what the provider says in it; True if it may be passed on at once."""
+        text = answer_of(chunk)
+        if self._first_token_s is None and brings(chunk):
+            self._first_token_s = self._opened_s
         self._answer.append(text)
         if usage.input_tokens is not None or self._usage.model is None:
             self._usage = usage
         self._complete |= finishes(chunk)
         if not self._complete:
             return True
-        only_usage = usage.input_tokens is not None and not text and not finishes(chunk)
+        only_usage = getattr(chunk, "usage", None) is not None and not text and not finishes(chunk)
         if self._usage_wanted or not only_usage:
             self.held.append(chunk)
         return False
 
+    @property
+    def left_s(self) -> float:
+        """Of the deadline; ``inf`` where there is none."""
+        return self._call.left_s()
+
     def check_deadline(self) -> None:
-        if self._call.left_s() == 0:
-            limit = self._call.wishes.max_latency_s
-            raise TimeoutError(f"the deadline has passed: max_latency_s is {limit:g}")
+        if self.left_s == 0:
+            raise self._call.overdue()
 
     def finish(self) -> None:
         """The stream has come to its end."""
@@ -63,6 +69,8 @@ class _Tally:
 
     def fail(self, error: Exception) -> None:
         """Raises StreamBrokenError, unless the answer is complete and only its usage is missing."""
+        if self.left_s == 0:  # whatever the cut looked like
+            error = self._call.overdue()
         if self._complete:
             self.finish()
         elif self._is_first():
@@ -92,7 +100,8 @@ class RoutedStream:
     def __init__(self, call: Call, chunks: Chunks, usage_wanted: bool) -> None:
         self.decision: Decision = call.decision
         self._chunks, self._tally = chunks, _Tally(call, usage_wanted)
-        self._leave = weakref.finalize(self, _leave, self._tally, chunks)
+        self._alarm = _alarm(self._tally.left_s, chunks)
+        self._leave = weakref.finalize(self, _leave, self._tally, chunks, self._alarm)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -101,15 +110,17 @@ class RoutedStream:
         tally = self._tally
         while not tally.ended:
             try:
-                tally.check_deadline()
                 chunk = next(self._chunks)
+                tally.check_deadline()
             except StopIteration:
+                self._alarm.cancel()
                 tally.finish()
             except Exception as error:
+                self._alarm.cancel()
                 self._chunks.close()
                 tally.fail(error)
             else:
-                if tally.take(chunk):
+                if tally.take(chunk, self._chunks.usage_of(chunk)):
                     return chunk
         if not tally.held:
             raise StopIteration
@@ -126,7 +137,18 @@ class RoutedStream:
         self.close()
 
 
-def _leave(tally: _Tally, chunks: Chunks) -> None:
+def _alarm(left_s: float, chunks: Chunks) -> threading.Timer:
+    """Cut a stream at its deadline from outside: one that keeps silent, or sends nothing but signs of life,
+    never comes back to who reads it."""
+    alarm = threading.Timer(left_s, chunks.close)
+    alarm.daemon = True
+    if left_s < math.inf:
+        alarm.start()
+    return alarm
+
+
+def _leave(tally: _Tally, chunks: Chunks, alarm: threading.Timer) -> None:
+    alarm.cancel()
     if not tally.ended:
         tally.stop(CLOSED)
         chunks.close()
@@ -147,8 +169,9 @@ class AsyncRoutedStream:
         tally = self._tally
         while not tally.ended:
             try:
+                async with asyncio.timeout(None if tally.left_s == math.inf else tally.left_s):
+                    chunk = await anext(self._chunks)
                 tally.check_deadline()
-                chunk = await anext(self._chunks)
             except StopAsyncIteration:
                 await in_thread(tally.finish)
             except asyncio.CancelledError:
@@ -158,7 +181,7 @@ class AsyncRoutedStream:
                 await self._chunks.aclose()
                 await in_thread(tally.fail, error)
             else:
-                if tally.take(chunk):
+                if tally.take(chunk, self._chunks.usage_of(chunk)):
                     return chunk
         if not tally.held:
             raise StopAsyncIteration

@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .errors import InputError
@@ -99,17 +99,20 @@ def as_messages(prompt: Messages) -> list[dict[str, Any]]:
         ) from None
 
 
-def count_characters(messages: Messages, params: Mapping[str, Any] | None = None) -> int:
+def count_characters(
+    messages: Messages, params: Mapping[str, Any] | None = None, *, length: Callable[[str], int] = len
+) -> int:
     """Characters billed as input: all turns, tool calls and results; from ``params``, what tools are offered.
 
-    An image, a sound or a file counts OTHER_PART_CHARACTERS, whatever its size. Raises InputError.
+    ``length`` is what a text counts. An image, a sound or a file counts OTHER_PART_CHARACTERS, whatever its
+    size. Raises InputError.
     """
     count = 0
     for message in as_messages(messages):
         for part in _parts(message):
             text = _own_text(part)
             if text is not None:
-                count += len(text)
+                count += length(text)
             else:
                 count += OTHER_PART_CHARACTERS if part["type"] in _PLACEHOLDERS else _json_length(part)
         count += sum(_json_length(message[key]) for key in _CALLS if message.get(key))
@@ -148,7 +151,8 @@ def _as_message(message: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: expected a dict with a role, found {_named(message)}. {_EXAMPLE}")
     role = message.get("role")
     if role not in ROLES:
-        raise InputError(f"{where}: expected a role of {', '.join(ROLES)}, found {role!r:.80}. Name one.")
+        found = repr(role[:80]) if isinstance(role, str) else _named(role)
+        raise InputError(f"{where}: expected a role of {', '.join(ROLES)}, found {found}. Name one.")
     content = message.get("content")
     if isinstance(content, list | tuple):
         for number, part in enumerate(content, start=1):
@@ -158,7 +162,7 @@ def _as_message(message: Any, where: str) -> dict[str, Any]:
             f"{where} ({role}): expected content, a string or a list of parts, found {_named(content)}. "
             "Decode bytes, and turn other values into text first."
         )
-    return {key: _sendable(value) for key, value in message.items()}
+    return {_name(key): _sendable(value) for key, value in message.items()}
 
 
 def _check_part(part: Any, where: str) -> None:
@@ -177,11 +181,15 @@ def _sendable(value: Any) -> Any:
         if value.isascii() or not _SURROGATE.search(value):
             return value
         return _ALONE.sub("\ufffd", value).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
-    if isinstance(value, dict):
-        return {key: _sendable(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_sendable(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {_name(key): _sendable(inner) for key, inner in value.items()}
     return value
+
+
+def _name(key: Any) -> Any:
+    return _sendable(key) if isinstance(key, str) else key
 
 
 def _request(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -276,7 +284,13 @@ def _without_harness(text: str) -> str:
 
 
 def _json_length(value: Any) -> int:
-    return len(json.dumps(value, default=str, ensure_ascii=False))
+    try:
+        return len(json.dumps(value, default=str, ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            "expected calls, tools and other parts that are not text to be what JSON can hold, "
+            f"found what cannot: {error}. Send plain values."
+        ) from error
 
 
 def _named(value: object) -> str:

@@ -1,5 +1,5 @@
-"""Where does the blocking work of asyncio's callers run? In threads of our own, so that it neither holds up
-the event loop nor takes the threads that the application's own work is meant for."""
+"""Where does blocking work run that nobody should stand still for? In threads of our own, so that it neither
+holds up asyncio's loop nor takes the threads that the application's own work is meant for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import contextlib
 import contextvars
 import functools
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 MOST_THREADS = 64  # so many prompts can be encoded together; who comes while all are busy waits its turn
@@ -28,6 +29,22 @@ async def in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
                 await asyncio.wait([task])
         task.cancelled() or task.exception()  # looked at, so that asyncio doesn't complain of it
         raise
+
+
+def in_own_thread(work: Callable[[], Any]) -> Future[Any]:
+    """Begin ``work``, with the caller's context variables, in a thread that is there for it alone: what takes
+    long takes no other's place, and doesn't hold up the end of the process. It can't be cancelled."""
+    future, context = Future[Any](), contextvars.copy_context()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(context.run(work))
+        except BaseException as error:  # the one who waits is told
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="ensemble-call", daemon=True).start()
+    return future
 
 
 @functools.lru_cache(1)

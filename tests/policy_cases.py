@@ -62,7 +62,8 @@ class Case:
         prediction, offer = self.prediction, self.pool
         per_token = np.full(len(self.members), 4.0)
         characters = np.full(len(prediction.reward), CHARACTERS)
-        expected = policy.expect(prediction, offer, characters, per_token, max_tokens, answers)
+        standing = context.get("standing")
+        expected = policy.expect(prediction, offer, characters, per_token, max_tokens, answers, standing)
         ids = [f"d{i}" for i in range(len(draws))]
         decisions = policy.decide(
             prediction, expected, offer, self.wishes, np.array(draws), ids,

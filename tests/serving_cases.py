@@ -5,9 +5,11 @@ The members' prices lie so far apart that at a dial of 0 their order is plain, w
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ CHEAP, MIDDLE, DEAR = MEMBERS = (
 )
 PRICES = {CHEAP: (0.1, 0.2), MIDDLE: (10.0, 20.0), DEAR: (1000.0, 2000.0)}  # USD per million tokens
 PROMPT = "What is the capital of Norway? Answer in one word, please."
+MOST_INPUT = len(PROMPT) + 16  # tokens: one for each byte, and what a template may add
 
 
 @functools.cache
@@ -92,6 +95,9 @@ def open_line(folder: Path, **settings: Any) -> Iterator[Line]:
         line = Line(provider, folder / "log.db", **settings)
         with line.ensemble:
             yield line
+    for thread in threading.enumerate():  # calls that lost a race, or their deadline, end with the provider
+        if thread.name == "ensemble-call":
+            thread.join(5)
 
 
 def said(reply: Any) -> str:
@@ -100,6 +106,27 @@ def said(reply: Any) -> str:
 
 def text_of(chunks: Any) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def waited(line: Line, stream: bool = False, **keywords: Any) -> tuple[Any, str]:
+    """A reply and its text."""
+    reply = line.ask(stream=stream, **keywords)
+    return reply, text_of(reply) if stream else said(reply)
+
+
+async def read(line: Line, stream: bool = False, **keywords: Any) -> tuple[Any, str]:
+    """The same by asyncio."""
+    reply = await line.aask(stream=stream, **keywords)
+    return reply, text_of([chunk async for chunk in reply]) if stream else said(reply)
+
+
+def awaited(line: Line, stream: bool = False, **keywords: Any) -> tuple[Any, str]:
+    return asyncio.run(read(line, stream, **keywords))
+
+
+Ask = Callable[..., tuple[Any, str]]
+each_way = pytest.mark.parametrize("ask", [waited, awaited])
+streamed_or_not = pytest.mark.parametrize("stream", [False, True])
 
 
 def usd(member: str, input_tokens: float, output_tokens: float) -> float:

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from ensemble import policy
 from ensemble.asked import Asked
+from ensemble.engine import Ensemble
 from ensemble.errors import InputError, NoEligibleMemberError
 from ensemble.pool import Pool
-from ensemble.records import Wishes
+from ensemble.records import ABILITIES, Wishes
 from policy_cases import case, member
+from serving_cases import default_router
 
 KNOWN: dict[str, Any] = {
     "context_window": 50,
@@ -50,6 +52,40 @@ def test_each_rule_bars_with_its_reason(facts: dict[str, Any], wishes: dict[str,
     with pytest.raises(NoEligibleMemberError, match=r"(?s)1 members.*Loosen") as caught:
         case(member("one", **facts), reward=[0.5], **_without_names(wishes)).one(unavailable={})
     assert reason in caught.value.reasons["one"] and reason in str(caught.value)
+
+
+SHAPE = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "params", "reason"),
+    [
+        ([], {"tools": [TOOL]}, "lacks tools, which the request needs"),
+        ([], {"response_format": SHAPE}, "lacks json_schema, which the request needs"),
+        ([], {"reasoning_effort": "high"}, "lacks reasoning, which the request needs"),
+        (
+            [],
+            {"thinking": {"type": "enabled", "budget_tokens": 99}},
+            "lacks reasoning, which the request needs",
+        ),
+        ([IMAGE], {}, "lacks vision, which the request needs"),
+        ([{"type": "text", "text": "words " * 10_000}], {}, "input tokens, its window holds 4,000"),
+    ],
+)
+def test_what_a_request_needs_bars_who_cannot_do_it(more: Any, params: Any, reason: str) -> None:
+    plain = member("plain", abilities=frozenset(), context_window=4_000)
+    able = member("able", 50, 50, abilities=frozenset(ABILITIES), context_window=200_000)
+    asked = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, *more]}]
+    with Ensemble(router=default_router(), pool=Pool([plain, able]), log=False) as opened:
+        decision = opened.route(asked, willingness_to_pay_usd=0, **params)
+        assert decision.member == "able" and reason in str(decision["plain"].ineligible_because)
+        assert opened.route("What is this?", willingness_to_pay_usd=0).member == "plain"
+        with pytest.raises(NoEligibleMemberError) as caught:
+            opened.route(asked, exclude=["able"], **params)
+    assert reason in caught.value.reasons["plain"]
+    assert caught.value.reasons["able"] == "excluded by the caller"
 
 
 def _without_names(wishes: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +171,9 @@ def test_a_number_that_is_none_or_out_of_range_is_named(name: str, value: Any) -
         ("max_tokens", 10.5),
         ("max_completion_tokens", "100"),
         ("n", 0),
+        ("hedge_after_s", 0),
+        ("hedge_after_s", math.nan),
+        ("hedge_after_s", "2"),
         ("certified", True),
         ("model", "gpt-4o"),
         ("messages", []),

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from ensemble.errors import EnsembleWarning, InputError
-from local_provider import Fail
-from serving_cases import CHEAP, DEAR, MIDDLE, PROMPT, QUIET, Line, open_line, said
+from serving_cases import CHEAP, MIDDLE, PROMPT, QUIET, Line, open_line, said
 
 pytestmark = QUIET
 
@@ -24,38 +23,6 @@ pytestmark = QUIET
 def line(tmp_path: Path) -> Iterator[Line]:
     with open_line(tmp_path) as opened:
         yield opened
-
-
-def test_a_session_keeps_its_member_whatever_the_dial(line: Line) -> None:
-    first = line.ask(session="s", members=[MIDDLE])
-    then = line.ask(session="s")
-    other, alone = line.ask(session="other"), line.ask()
-    assert first.decision.reason == "routed"
-    assert (then.decision.member, then.decision.reason, then.decision.randomized) == (
-        MIDDLE,
-        "session",
-        False,
-    )
-    assert {other.decision.member, alone.decision.member} == {CHEAP}
-    assert line.row(then)["served_reason"] == "session" and not line.row(then)["randomized"]
-
-
-def test_a_session_moves_on_with_whoever_answered(line: Line) -> None:
-    line.ask(session="s", members=[MIDDLE])
-    line.provider.behave(MIDDLE, Fail(500))
-    moved = line.ask(session="s")
-    assert line.attempts(moved) == [(MIDDLE, "session", "InternalServerError"), (CHEAP, "fallback", None)]
-    line.provider.behave(MIDDLE, "well again")
-    assert line.ask(session="s").decision.member == CHEAP
-    kept_out = line.ask(session="s", exclude=[CHEAP])  # a wish is stronger than a habit
-    assert (kept_out.decision.member, kept_out.decision.reason) == (MIDDLE, "routed")
-
-
-def test_sessions_are_known_to_other_processes_by_the_log(line: Line, tmp_path: Path) -> None:
-    line.ask(session="s", members=[DEAR])
-    other = Line(line.provider, tmp_path / "log.db")
-    with other.ensemble:
-        assert other.ask(session="s").decision.member == DEAR
 
 
 def test_feedback_by_reply_by_decision_and_by_id(line: Line) -> None:
@@ -157,7 +124,7 @@ def test_what_is_forgotten_is_gone_from_every_table(tmp_path: Path) -> None:
         assert line.ensemble.forget(metadata={"user": "ann"}) == 2
         assert line.ensemble.forget(gone[0]) == 0
         assert [row["decision_id"] for row in line.rows()] == [kept.decision.id]
-        assert line.log.last_member("s") is None
+        assert line.log.last_step("s") is None
         with pytest.raises(InputError, match="no decision"):
             line.ensemble.feedback(gone[0], 1.0)
         assert line.ensemble.forget(kept) == 1
@@ -184,7 +151,8 @@ def test_a_decision_can_be_read_without_us(line: Line) -> None:
 def test_a_log_behind_the_callers_back_holds_the_same(tmp_path: Path) -> None:
     with open_line(tmp_path, log_mode="after") as line:
         reply = line.ask(session="s", members=[MIDDLE])
-        assert line.ask(session="s").decision.member == MIDDLE  # reads wait for what was written
+        last = line.log.last_step("s")  # reads wait for what was written
+        assert last is not None and last["served_member"] == MIDDLE
         line.ensemble.feedback(reply, 1.0)
         row = line.row(reply)
         assert (row["served_member"], row["rewards"], len(row["attempts"])) == (MIDDLE, {"caller": 1.0}, 1)

@@ -19,24 +19,26 @@ PACKAGE = ROOT / "ensemble"
 
 # Top to bottom. Files of one line never import each other.
 FLOORS = """
-    4   cli_collect cli_learning demo
+    4   cli_collect cli_learning cli_log demo
     4   cli
     4   __init__
     3   engine
-    3   batch
+    3   batch exchange
     3   request stream
     3   hops parts
-    3   asked router
-    2   bundle catalog config dispatch encoder head outcomes policy pool prior show text
+    3   bounds
+    3   asked health router
+    2   alarms bundle catalog config dispatch encoder head outcomes policy pool prior show speeds text
+    1   log_reader
     1   log_database
     1   log_engine
-    1   eligibility log_rows manifest members
-    1   inference log_queue log_schema log_statements records threads together
-    0   errors
+    1   budget cooling eligibility log_rows manifest members replies sends sessions
+    1   inference log_queue log_schema log_statements records threads together toml_file
+    0   errors plain_file
 """
 LINES = [line.split()[1:] for line in FLOORS.strip().splitlines()[::-1]]
 HEIGHT = {name: height for height, line in enumerate(LINES) for name in line}
-COMMANDS = ("cli_collect", "cli_learning")  # the only ones to reach into ensemble.learning
+COMMANDS = ("cli_collect", "cli_learning", "cli_log")  # the only ones to reach into ensemble.learning
 LEARNING_STANDS_ON = HEIGHT["engine"]  # floors 0 to 3
 
 # Where each foreign library may be imported, under ensemble/.

@@ -75,6 +75,7 @@ def test_a_decision_is_read_with_all_that_followed(log: OutcomeLog) -> None:
         "usd_per_million_cached_input": [0.25, None],
         "ranking": ["oak"],
         "warnings": ["elm is unmeasured"],
+        "standing": None,
         "ended_at": 1_002.0,
         "served_member": "oak",
         "served_reason": "fallback",
@@ -198,7 +199,8 @@ def test_any_text_can_be_stored(place: str) -> None:
         clean = "a\ufffdb\ufffdc é 漢 🙂"
         assert row["text"] == row["answer"] == row["attempts"][0]["error"] == clean
         assert row["metadata"] == {odd: odd}
-        assert log.last_member(odd) == "oak"
+        last = log.last_step(odd)
+        assert last is not None and last["served_member"] == "oak"
         assert log.forget(metadata={odd: odd}) == 1
 
 

@@ -107,7 +107,7 @@ def test_importing_the_log_imports_no_sqlalchemy() -> None:
 
 # ---- schema versions
 
-STEP_TWO = ("ALTER TABLE decisions ADD COLUMN region TEXT", "CREATE INDEX by_region ON decisions (region)")
+NEXT_STEP = ("ALTER TABLE decisions ADD COLUMN region TEXT", "CREATE INDEX by_region ON decisions (region)")
 
 
 def test_an_older_log_is_brought_up_to_date_and_a_newer_one_refused(
@@ -116,14 +116,14 @@ def test_an_older_log_is_brought_up_to_date_and_a_newer_one_refused(
     with OutcomeLog.open(place) as log:
         old, key = record(log), log.prompt_key(PROMPT)
     with monkeypatch.context() as newer:
-        newer.setattr(log_database, "MIGRATIONS", (*log_schema.MIGRATIONS, STEP_TWO))
+        newer.setattr(log_database, "MIGRATIONS", (*log_schema.MIGRATIONS, NEXT_STEP))
         for _ in range(2):
             with OutcomeLog.open(place) as log:
                 row = log.decision(old)
                 assert row is not None and row["region"] is None
                 assert log.prompt_key(PROMPT) == key
                 record(log)
-    with pytest.raises(LogError, match=r"version 2.*up to 1"):
+    with pytest.raises(LogError, match=r"version 3.*up to 2"):
         OutcomeLog.open(place)
 
 
@@ -131,7 +131,7 @@ def test_a_step_that_fails_leaves_the_log_as_it_was(place: str, monkeypatch: pyt
     with OutcomeLog.open(place) as log:
         old = record(log)
     with monkeypatch.context() as newer:
-        newer.setattr(log_database, "MIGRATIONS", (*log_schema.MIGRATIONS, (*STEP_TWO, "NO SUCH STATEMENT")))
+        newer.setattr(log_database, "MIGRATIONS", (*log_schema.MIGRATIONS, (*NEXT_STEP, "NO SUCH STATEMENT")))
         with pytest.raises(LogError, match="cannot prepare"):
             OutcomeLog.open(place)
     with OutcomeLog.open(place) as log:

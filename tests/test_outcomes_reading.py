@@ -48,14 +48,24 @@ def test_the_log_can_be_written_while_it_is_read(log: OutcomeLog, monkeypatch: p
     assert seen == 5
 
 
-def test_last_member_is_who_last_answered_in_the_session(log: OutcomeLog) -> None:
-    assert log.last_member("s") is None
+def test_last_step_tells_who_last_answered_in_the_session_and_what_it_read(log: OutcomeLog) -> None:
+    assert log.last_step("s") is None
+    standing = {"member": "oak", "prefix_tokens": 0.0, "trust": 1.0, "forgone_usd": {"elm": 0.25}}
     for second, session, member in [(1, "s", "oak"), (3, "s", "elm"), (4, "other", "ash"), (5, "s", None)]:
-        of = record(log, decision(created_at=float(second)), session=session)
+        of = record(log, decision(created_at=float(second), standing=standing), session=session)
+        log.record_attempt(attempt(of, 1, error="it fell", cached_input_tokens=None))
+        log.record_attempt(attempt(of, 2, cached_input_tokens=second))
         log.record_outcome(outcome(of, member=member, reason="routed" if member else None))
     record(log, decision(created_at=6.0), session="s")  # not answered yet
-    assert log.last_member("s") == "elm"
-    assert log.last_member("other") == "ash"
+    assert log.last_step("s") == {
+        "served_member": "elm",
+        "ended_at": 1_002.0,
+        "input_tokens": 30,
+        "standing": standing,
+        "cached_input_tokens": 3,
+    }
+    other = log.last_step("other")
+    assert other is not None and other["served_member"] == "ash"
 
 
 def test_spend_counts_every_attempt_answered_or_not(log: OutcomeLog) -> None:

@@ -151,16 +151,6 @@ def test_a_tie_goes_to_the_cheaper_then_to_the_first(dial: float, reward: list[f
     assert case(dear, cheap, twin, reward=[0.5] * 3, willingness_to_pay_usd=dial).one().member == "cheap"
 
 
-def test_a_session_keeps_its_member_while_it_may_serve() -> None:
-    some = case(*map(member, "ab"), reward=[0.9, 0.1], exploration=0.2)
-    kept = some.one(bound="b")
-    assert (kept.member, kept.reason, kept.propensity, kept.randomized) == ("b", "session", 1.0, False)
-    assert [forecast.probability for forecast in kept] == [0, 1]
-    freed = some.wishing(exclude=frozenset("b")).one(bound="b")
-    assert (freed.member, freed.reason, freed.randomized) == ("a", "routed", True)
-    assert some.one(bound="gone").reason == "routed"
-
-
 def test_a_choice_after_a_failure_is_not_called_randomized() -> None:
     decision = case(*map(member, "ab"), reward=[0.9, 0.1]).one(reason="fallback", unavailable={"a": "failed"})
     assert (decision.member, decision.reason, decision.randomized) == ("b", "fallback", False)

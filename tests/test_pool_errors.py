@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.errors import PoolError
-from ensemble.pool import LARGEST_FILE, Pool
+from ensemble.pool import Pool
 from ensemble.records import CatalogEntry, Member
+from ensemble.toml_file import LARGEST_FILE
 
 PRICED = {"usd_per_million_input": 1.0, "usd_per_million_output": 2.0, "context_window": 8192}
 
@@ -150,7 +151,7 @@ def test_a_huge_file_and_one_not_in_utf8_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="at most 1 MB"):
         Pool.load(path)
     path.write_bytes(b"# \xff\xfe")
-    with pytest.raises(PoolError, match="TOML in UTF-8"):
+    with pytest.raises(PoolError, match="in TOML, found: 'utf-8'"):
         Pool.load(path)
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 import pytest
 
+from ensemble.budget import Budget
 from ensemble.cli import main
+from ensemble.config import read_settings
 from ensemble.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,8 +50,10 @@ def test_the_map_names_files_that_exist() -> None:
     assert [name for name in files if not (ROOT / "ensemble" / name).is_file()] == []
 
 
-def test_the_pool_in_the_readme_is_one(tmp_path: Path) -> None:
-    [pool] = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+def test_the_settings_and_the_pool_in_the_readme_are_such(tmp_path: Path) -> None:
+    settings, pool = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "ensemble.toml").write_text(settings, encoding="utf-8")
+    assert read_settings(tmp_path / "ensemble.toml") == {"budgets": [Budget(20.0, per="team")]}
     (tmp_path / "pool.toml").write_text(pool, encoding="utf-8")
     from ensemble.catalog import look_up
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from ensemble.errors import CallFailedError, EnsembleWarning, StreamBrokenError
 from local_provider import Fail, Raw, Say
-from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, QUIET, Line, open_line, text_of, usd
+from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, MOST_INPUT, QUIET, Line, open_line, text_of, usd
 
 pytestmark = QUIET
 LONG = Say(" ".join(["word"] * 300), chunk_delay_s=0.02)  # six seconds of talk
@@ -44,6 +45,35 @@ def test_the_pieces_come_as_they_are_sent_with_the_decision_beside(line: Line) -
     assert list(stream) == []  # and at its end it stays
 
 
+SIGNS_OF_LIFE = {
+    "no word": Say(chunks=[""] * 500 + ["late"], chunk_delay_s=0.02),
+    "no further word": Say(chunks=["at once", *[""] * 500], chunk_delay_s=0.02),
+    "silence": Say(chunks=["at last", "late"], delay_s=0.6, chunk_delay_s=10.0),
+}
+
+
+@pytest.mark.parametrize("way", ["waited", "awaited"])
+@pytest.mark.parametrize("stream", SIGNS_OF_LIFE)
+def test_a_stream_that_only_gives_signs_of_life_ends_at_the_deadline(
+    line: Line, stream: str, way: str
+) -> None:
+    async def read() -> None:
+        async for _ in await line.aask(stream=True, max_latency_s=1.0):
+            pass
+
+    line.provider.behave(CHEAP, SIGNS_OF_LIFE[stream])
+    line.ask(members=[MIDDLE])  # what is opened on first use takes its own time
+    started = time.monotonic()
+    with pytest.raises(CallFailedError, match=r"deadline has passed: max_latency_s is 1") as caught:
+        asyncio.run(read()) if way == "awaited" else list(line.ask(stream=True, max_latency_s=1.0))
+    assert time.monotonic() - started < 5  # of the ten seconds that it would go on
+    assert isinstance(caught.value, StreamBrokenError) == (stream != "no word")
+    assert list(caught.value.failures) == [CHEAP] and line.asked == [MIDDLE, CHEAP]
+    row = line.row(caught.value)
+    assert row["served_member"] is None and row["cost_is_estimated"]
+    assert "TimeoutError" in row["attempts"][0]["error"]
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_usage_is_always_asked_for_and_passed_on_only_if_wanted(line: Line, wanted: bool) -> None:
     options = {"stream_options": {"include_usage": True}} if wanted else {}
@@ -58,6 +88,21 @@ def test_the_usage_is_always_asked_for_and_passed_on_only_if_wanted(line: Line, 
     )
     assert not row["cost_is_estimated"] and row["answer"] == f"Oslo, says {CHEAP}."
     assert 0 < row["first_token_s"] <= row["seconds"]
+
+
+def test_a_reader_who_takes_his_time_does_not_make_the_first_token_late(tmp_path: Path) -> None:
+    now = [1_000.0]
+    with open_line(tmp_path, clock=lambda: now[0]) as line:
+
+        def think(request: Any) -> str:
+            now[0] += 2.0
+            return "Oslo it is."
+
+        line.provider.behave(CHEAP, think)
+        stream = line.ask(stream=True)
+        now[0] += 100.0
+        list(stream)
+        assert (line.row(stream)["first_token_s"], line.row(stream)["seconds"]) == (2.0, 102.0)
 
 
 def test_the_outcome_is_written_before_the_last_chunk(line: Line) -> None:
@@ -97,7 +142,7 @@ def test_a_stream_that_breaks_off_says_so_and_leaves_an_outcome(line: Line) -> N
     assert row["served_member"] is None and "APIConnectionError" in row["error"]
     assert row["answer"] == "one two " and row["first_token_s"] > 0
     assert row["cost_is_estimated"]
-    assert row["cost_usd"] == pytest.approx(usd(CHEAP, row["estimated_input_tokens"], 50))
+    assert row["cost_usd"] == pytest.approx(usd(CHEAP, MOST_INPUT, 50))
     assert line.asked == [CHEAP] and list(stream) == []
 
 
@@ -122,14 +167,15 @@ def test_a_stream_that_its_reader_leaves_is_written_down_and_let_go(line: Line, 
     row = line.row(decision_id)
     assert (row["served_member"], row["error"]) == (None, "closed by the caller")
     assert row["cost_is_estimated"]
-    assert row["cost_usd"] == pytest.approx(usd(CHEAP, row["estimated_input_tokens"], 5_000))
+    assert row["cost_usd"] == pytest.approx(usd(CHEAP, MOST_INPUT, 5_000))
     [attempt] = row["attempts"]
     assert attempt["error"] == "closed by the caller" and attempt["cost_is_estimated"]
     assert eventually(lambda: line.provider._at_once == 0)  # the provider was told to stop
 
 
-def test_a_stream_may_be_closed_from_another_thread(line: Line) -> None:
-    line.provider.behave(CHEAP, LONG)
+@pytest.mark.parametrize("talk", [LONG, Say(chunks=["at once", "late"], chunk_delay_s=20.0)])
+def test_a_stream_may_be_closed_from_another_thread(line: Line, talk: Say) -> None:
+    line.provider.behave(CHEAP, talk)
     stream = line.ask(stream=True)
     next(stream)
     threading.Timer(0.1, stream.close).start()
@@ -157,7 +203,7 @@ def test_an_answer_that_is_whole_counts_though_its_usage_never_comes(line: Line)
     assert text_of(stream) == "all of it"
     row = line.row(stream)
     assert (row["served_member"], row["error"], row["cost_is_estimated"]) == (CHEAP, None, True)
-    assert row["cost_usd"] == pytest.approx(usd(CHEAP, row["estimated_input_tokens"], 50))
+    assert row["cost_usd"] == pytest.approx(usd(CHEAP, MOST_INPUT, 50))
 
 
 def test_a_log_that_fails_at_the_end_takes_nothing_away(line: Line) -> None:

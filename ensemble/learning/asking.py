@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ensemble.dispatch import Dispatcher, answer_of, secrets_of, usage_of, was_billed
+from ensemble.dispatch import Dispatcher, describe, secrets_of, was_billed
 from ensemble.errors import EnsembleWarning
-from ensemble.hops import describe
 from ensemble.learning.journal import Answer, Journal
 from ensemble.learning.plan import Pair, overruns
+from ensemble.replies import answer_of, usage_of
 
 TIMEOUT_S = 600.0  # of one call, unless params or the pool give another
 WAITS_S = (1.0, 4.0, 16.0)  # before each further try where a provider is busy and doesn't say how long

@@ -1,0 +1,70 @@
+"""How long may one attempt take, how much may it cost, and what has it cost at most?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ensemble.asked import LIMITS
+from ensemble.records import Decision, Member, Wishes
+from ensemble.text import Messages, as_messages, count_characters
+
+TOKENS_AROUND = 16  # of a message: more than any known template adds
+
+
+def bounded(
+    params: Mapping[str, Any], decision: Decision, member: Member, left: Wishes, answers: int
+) -> dict[str, Any]:
+    """The caller's parameters under what is left of the deadline and of the cap (``left``); ``member`` is
+    who was decided on, asked for ``answers`` answers."""
+    limited = dict(params)
+    if left.max_latency_s is not None:
+        names = ("stream_timeout", "timeout") if params.get("stream") else ("timeout",)
+        limited |= dict.fromkeys(names, _timeout_s(names, params, member, left.max_latency_s))
+    if left.max_cost_usd is not None:
+        affordable = _affordable_tokens(decision, member, left.max_cost_usd, answers)
+        for name in [limit for limit in LIMITS if params.get(limit)] or LIMITS[:1]:
+            if affordable is not None:
+                limited[name] = min(params.get(name) or affordable, affordable)
+    return limited
+
+
+def most_input_tokens(messages: Messages, params: Mapping[str, Any]) -> int:
+    """As many as no tokenizer makes more of: one for each byte of UTF-8, and some around each message."""
+
+    def n_bytes(text: str) -> int:
+        return len(text.encode("utf-8", "surrogatepass"))
+
+    return TOKENS_AROUND * len(as_messages(messages)) + count_characters(messages, params, length=n_bytes)
+
+
+def most_usd(
+    params: Mapping[str, Any], decision: Decision, member: Member, answers: int, most_input_tokens: int
+) -> float:
+    """The most an attempt can have cost whose provider didn't say; ``params`` are those it was sent with.
+    Where nothing limits the answer's length, its 95 % point counts."""
+    limits = [params[name] for name in LIMITS if params.get(name)]
+    tokens = min(limits, default=member.max_output_tokens or decision.chosen.output_tokens_p95)
+    usd_in = most_input_tokens * member.usd_per_million_input
+    return float(usd_in + answers * tokens * member.usd_per_million_output) / 1e6
+
+
+def _timeout_s(names: Sequence[str], params: Mapping[str, Any], member: Member, left_s: float) -> float:
+    """The deadline, or what the caller or else the pool allows a call if that is less."""
+    asked = any(params.get(name) for name in names)
+    bounds = [
+        next((given[name] for name in names if given.get(name)), None)
+        for given in ([params] if asked else [place.params for place in member.deployments])
+    ]
+    longest = max((b if isinstance(b, int | float) else math.inf for b in bounds), default=math.inf)
+    return max(0.001, min(longest, left_s))
+
+
+def _affordable_tokens(decision: Decision, member: Member, usd: float, answers: int) -> int | None:
+    """How long one answer may be for so much; ``None`` where tokens are free and have no limit."""
+    if member.usd_per_million_output <= 0:
+        return member.max_output_tokens
+    left = usd - decision.input_tokens * member.usd_per_million_input / 1e6
+    tokens = max(1, math.floor(left / member.usd_per_million_output * 1e6 / answers))
+    return min(tokens, member.max_output_tokens or tokens)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.faults_provider import MOST_TOKENS
+from ensemble.alarms import Alarm
 from ensemble.engine import Ensemble
 from ensemble.errors import EnsembleError
 from ensemble.records import Deployment, Member
@@ -24,6 +25,10 @@ FIRST, SECOND, STEADY = MEMBERS = (
 )
 PRICES = {FIRST: (100.0, 200.0), SECOND: (200.0, 400.0), STEADY: (400.0, 800.0)}  # USD per million tokens
 WORDS = ("harbour", "ledger", "violet", "engine", "meadow", "copper", "lantern", "orbit", "willow")
+
+
+def unheard(alarm: Alarm) -> None:
+    """Members here are meant to fail."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults_callers import FIRST, MEMBERS, PRICES, SECOND, Ended, ask, crowd, member, prompts
+from benchmarks.faults_callers import (
+    FIRST,
+    MEMBERS,
+    PRICES,
+    SECOND,
+    Ended,
+    ask,
+    crowd,
+    member,
+    prompts,
+    unheard,
+)
 from benchmarks.faults_provider import provider
 from ensemble.engine import Ensemble
 from ensemble.pool import Pool
@@ -44,7 +55,7 @@ def load(
     items = [(tag, prompt, _keywords(tag, rng, delay_s)) for tag, prompt in prompts(n_calls, rng)]
     with provider(flaky=FLAKY, share=share, seed=seed, delay_s=delay_s) as server:
         pool = Pool([member(name, server.base) for name in MEMBERS])
-        with Ensemble(router=router, pool=pool, log=folder / "load.db") as ours:
+        with Ensemble(router=router, pool=pool, log=folder / "load.db", on_alarm=unheard) as ours:
             ask(ours, "warm", "warm up, please", {"members": [MEMBERS[-1]]})
             began = time.perf_counter()
             ended = crowd(

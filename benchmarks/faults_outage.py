@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults_callers import FIRST, SECOND, Ended, ask, crowd, member, prompts
+from benchmarks.faults_callers import FIRST, SECOND, Ended, ask, crowd, member, prompts, unheard
 from benchmarks.faults_provider import Started, provider, start
 from ensemble.engine import Ensemble
 from ensemble.pool import Pool
@@ -45,7 +45,9 @@ def outage(
             Pool([member(FIRST, well.base), member(SECOND, well.base)]),
         )
         ours, control = (
-            stack.enter_context(Ensemble(router=router, pool=pool, log=folder / f"outage-{places}-{i}.db"))
+            stack.enter_context(
+                Ensemble(router=router, pool=pool, log=folder / f"outage-{places}-{i}.db", on_alarm=unheard)
+            )
             for i, pool in enumerate(pools)
         )
         for each in (ours, control):

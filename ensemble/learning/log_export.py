@@ -11,55 +11,53 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from ensemble.errors import LogError
 from ensemble.log_rows import FORECAST_NUMBERS, PRICES, Row, to_json
 from ensemble.outcomes import OutcomeLog
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMAT = 1
 ROW_GROUP = 1_000  # decisions that are in memory at once
 
 _JSON = ("metadata", "wishes", "standing")
-_TEXTS = pa.list_(pa.string())
 
 
-def _columns(kind: pa.DataType, names: str) -> list[pa.Field]:
-    return [pa.field(name, kind) for name in names.split()]
+def schema() -> pa.Schema:
+    """The columns of a file: those of the log's tables, and what they are in Parquet."""
+    import pyarrow as pa
 
+    def columns(kind: pa.DataType, names: str) -> list[pa.Field]:
+        return [pa.field(name, kind) for name in names.split()]
 
-_ATTEMPT = pa.struct(
-    [
-        *_columns(pa.int64(), "number input_tokens cached_input_tokens output_tokens"),
-        *_columns(pa.string(), "member reason error model"),
-        *_columns(pa.float64(), "started_at seconds first_token_s cost_usd told_usd"),
-        *_columns(pa.bool_(), "cost_is_estimated"),
+    number, text, real, flag = pa.int64(), pa.string(), pa.float64(), pa.bool_()
+    attempt = [
+        *columns(number, "number input_tokens cached_input_tokens output_tokens"),
+        *columns(text, "member reason error model"),
+        *columns(real, "started_at seconds first_token_s cost_usd told_usd"),
+        *columns(flag, "cost_is_estimated"),
     ]
-)
-SCHEMA = pa.schema(
-    [
-        *_columns(pa.string(), "decision_id chosen_member chosen_reason router_id policy_version"),
-        *_columns(pa.string(), "encoder_sha256 prompt_key text session metadata wishes standing"),
-        *_columns(pa.float64(), "created_at propensity estimated_input_tokens"),
-        *_columns(pa.bool_(), "randomized"),
-        *_columns(pa.list_(pa.float32()), "features"),
-        *_columns(_TEXTS, "members ineligible_because kind ranking warnings"),
-        *_columns(pa.list_(pa.bool_()), "measured"),
-        *_columns(pa.list_(pa.float64()), " ".join((*FORECAST_NUMBERS, *PRICES))),
-        *_columns(pa.float64(), "ended_at seconds first_token_s cost_usd"),
-        *_columns(pa.string(), "served_member served_reason error answer"),
-        *_columns(pa.int64(), "input_tokens output_tokens"),
-        *_columns(pa.bool_(), "cost_is_estimated"),
-        *_columns(pa.list_(_ATTEMPT), "attempts"),
-        *_columns(
-            pa.list_(pa.struct(_columns(pa.string(), "source") + _columns(pa.float64(), "reward"))), "rewards"
-        ),
-    ],
-    metadata={"ensemble_log_format": str(FORMAT)},
-)
+    reward = columns(text, "source") + columns(real, "reward")
+    decision = [
+        *columns(text, "decision_id chosen_member chosen_reason router_id policy_version"),
+        *columns(text, "encoder_sha256 prompt_key text session metadata wishes standing"),
+        *columns(real, "created_at propensity estimated_input_tokens"),
+        *columns(flag, "randomized"),
+        *columns(pa.list_(pa.float32()), "features"),
+        *columns(pa.list_(text), "members ineligible_because kind ranking warnings"),
+        *columns(pa.list_(flag), "measured"),
+        *columns(pa.list_(real), " ".join((*FORECAST_NUMBERS, *PRICES))),
+        *columns(real, "ended_at seconds first_token_s cost_usd"),
+        *columns(text, "served_member served_reason error answer"),
+        *columns(number, "input_tokens output_tokens"),
+        *columns(flag, "cost_is_estimated"),
+        *columns(pa.list_(pa.struct(attempt)), "attempts"),
+        *columns(pa.list_(pa.struct(reward)), "rewards"),
+    ]
+    return pa.schema(decision, metadata={"ensemble_log_format": str(FORMAT)})
 
 
 def export_log(
@@ -69,14 +67,17 @@ def export_log(
 
     The file appears whole or not at all, readable by its owner alone. Raises LogError where it cannot.
     """
-    place = Path(path)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place, shape = Path(path), schema()
     count = 0
     half: str | None = None
     try:
         descriptor, half = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
-        with os.fdopen(descriptor, "wb") as file, pq.ParquetWriter(file, SCHEMA) as writer:
+        with os.fdopen(descriptor, "wb") as file, pq.ParquetWriter(file, shape) as writer:
             for group in _groups(log.rows(since, until)):
-                writer.write_table(pa.Table.from_pylist(group, SCHEMA), row_group_size=ROW_GROUP)
+                writer.write_table(pa.Table.from_pylist(group, shape), row_group_size=ROW_GROUP)
                 count += len(group)
         os.replace(half, place)
         half = None

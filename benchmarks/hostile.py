@@ -23,7 +23,7 @@ from ensemble.bundle import shipped_folder
 from ensemble.encoder import TOKENIZER
 from ensemble.engine import Ensemble
 
-CASES = (*hostile_bundles.CASES, *hostile_pools.CASES, *hostile_calls.CASES, *hostile_calls.OPEN)
+CASES = (*hostile_bundles.CASES, *hostile_pools.CASES, *hostile_calls.CASES)
 MOST_USD = 2e-4  # the cap that is tried, below what the dearest of the pool may cost
 PADDED_CHARACTERS = 560_000  # some 140,000 tokens: more than most windows hold
 

@@ -182,10 +182,6 @@ NAMES = (
         for reward in (float("nan"), float("inf"), 1 + 1e-9, -1e-9, "good", None, [0.5], 1j)
     ),
     Case("a reward of True", rewarded(True), None),
-)
-CASES = (*PROMPTS, *KEYWORDS, *NAMES)
-# Not as they should be yet.
-OPEN = (
     Case("a reward of 400 digits", rewarded(10**400), InputError, "a reward must"),
     Case("a reward of 5,000 digits", rewarded(HUGE), InputError, "a reward must"),
     Case("a reward of '0.5'", rewarded("0.5"), InputError, "a reward must"),
@@ -199,3 +195,4 @@ OPEN = (
     Case("a source that is a number", rewarded(1.0, source=5), InputError, "source"),
     Case("a member's name of 10 MB", asked("a", members=[LONG]), InputError, SHORT),
 )
+CASES = (*PROMPTS, *KEYWORDS, *NAMES)

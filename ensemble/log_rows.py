@@ -163,7 +163,8 @@ def checked_reward(reward: Any) -> float:
     with contextlib.suppress(OverflowError):  # an int of a thousand digits
         if isinstance(reward, Real | np.bool_) and 0 <= (value := float(reward)) <= 1:
             return value
-    raise InputError(f"a reward must be a number in [0, 1], found {reward!r:.80}.")
+    found = "an integer outside of it" if isinstance(reward, int) else f"{reward!r:.80}"
+    raise InputError(f"a reward must be a number in [0, 1], found {found}.")
 
 
 def checked_age(days: Any) -> float:

@@ -1,4 +1,4 @@
-"""The command line: ``ensemble route | ask | collect | train | evaluate | encoder | demo``.
+"""The command line: ``ensemble route | ask | collect | train | evaluate | encoder | log | demo``.
 
 Every command takes ``--json`` and prints one JSON document then. Errors of ours end with status 1 and
 one message; commands that learn import their extras when they run, and name the extra that is missing.

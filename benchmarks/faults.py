@@ -10,13 +10,9 @@ where --out says.
 
 from __future__ import annotations
 
-import datetime
 import importlib
 import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Collection
@@ -31,7 +27,7 @@ from benchmarks.faults_kill import kills as kill
 from benchmarks.faults_load import load
 from benchmarks.faults_outage import outage
 from benchmarks.faults_page import print_result, write_page
-from benchmarks.machine import cpu_name
+from benchmarks.machine import measured_on
 from ensemble.errors import EnsembleError, EnsembleWarning
 from ensemble.router import Router
 
@@ -90,7 +86,7 @@ def measure(
         if "hostile" in parts:
             told("hostile input")
             found["hostile"] = hostile()
-    on = machine()
+    on = measured_on(LIBRARIES)
     return {"format": FORMAT, "name": f"{on['cores']}-cores", "machine": on, "seed": seed, **found}
 
 
@@ -103,20 +99,6 @@ def hostile() -> list[dict[str, Any]] | None:
             raise
         return None
     return [dict(row) for row in module.rows()]
-
-
-def machine() -> dict[str, Any]:
-    """On what it ran, and with which versions; the commit is ``unknown`` outside a git checkout."""
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    return {
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.system(),
-        "versions": {"Python": platform.python_version()}
-        | {name: installed[name.lower()] for name in LIBRARIES if name.lower() in installed},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
-    }
 
 
 def write(result: dict[str, Any], folder: Path, page: Path) -> None:
@@ -137,18 +119,6 @@ def _shown(parts: Collection[str], calls: int, kills: int, seed: int) -> dict[st
             progress.update(task, description=what, refresh=True)
 
         return measure(parts, calls, kills, seed, told)
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "../ensemble", "../router_models", "*.py")
-        return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

@@ -11,13 +11,8 @@ one, to see that all works: that is stored only where --out says.
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import random
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +23,11 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import latency_rounds, latency_serving
-from benchmarks.latency_contenders import Bare, opened
+from benchmarks.latency_contenders import opened
 from benchmarks.latency_page import plot, print_result, write_page
 from benchmarks.latency_rounds import FULL, QUICK, Effort
 from benchmarks.latency_texts import Texts
-from benchmarks.machine import cpu_name
+from benchmarks.machine import measured_on
 from ensemble.errors import EnsembleError
 
 HERE = Path(__file__).parent
@@ -69,7 +64,7 @@ def measure(
     rng = random.Random(seed)
     told("contenders are opened")
     with opened(folder, learned=learned) as field:
-        on = machine(field.bare)
+        on = measured_on(LIBRARIES) | {"provider": field.bare.provider, "threads": field.bare.threads}
         texts = Texts(field.bare.tokenizer, rng)
         rows, bare = latency_rounds.decisions(field, texts, effort, rng, told)
         figures = {
@@ -89,22 +84,6 @@ def measure(
         **figures,
         "streams": latency_serving.streams(effort, folder, told),
         "processes": latency_serving.processes(effort, folder, told),
-    }
-
-
-def machine(bare: Bare) -> dict[str, Any]:
-    """On what is measured, and with which versions; the commit is ``unknown`` outside a git checkout."""
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    return {
-        "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "system": platform.system(),
-        "provider": bare.provider,
-        "threads": bare.threads,
-        "versions": {"Python": platform.python_version()}
-        | {name: installed[name.lower()] for name in LIBRARIES if name.lower() in installed},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
     }
 
 
@@ -129,18 +108,6 @@ def _shown(effort: Effort, seed: int, folder: Path) -> dict[str, Any]:
             progress.update(task, description=what, refresh=True)
 
         return measure(effort, seed, folder, told)
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--", "../ensemble", "../router_models", "*.py")
-        return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

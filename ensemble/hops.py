@@ -12,6 +12,7 @@ have been spent, so a log that fails only warns (EnsembleWarning) and the answer
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import warnings
@@ -147,9 +148,8 @@ class Call:
     def _give_up(self) -> NoReturn:
         """The deadline has passed, and nobody has answered."""
         error = self.overdue()
-        attempts = [self._failed(send, error) for send in self._running]
+        attempts, self._running = [self._failed(send, error) for send in self._running], []
         self.failures |= {attempt.member: str(attempt.error) for attempt in attempts}
-        self._running = []
         self._fail(attempts, error)
 
     def _fail(self, attempts: list[Attempt], error: Exception) -> NoReturn:
@@ -191,10 +191,12 @@ class Call:
             return None
         tried = dict.fromkeys(self.failures, "failed a moment ago")
         tried |= {send.decision.member: "is being asked already" for send in self._running}
-        try:
-            return self.decide(self._remaining(), tried)
-        except NoEligibleMemberError:
-            return None
+        wishes = self._remaining()
+        # Who may be too slow for the time left is still better than nobody: the deadline holds anyway.
+        for each in (wishes,) if self._running else (wishes, dataclasses.replace(wishes, max_latency_s=None)):
+            with contextlib.suppress(NoEligibleMemberError):
+                return self.decide(each, tried)
+        return None
 
     def _advice(self) -> str:
         if all(what.startswith("AuthenticationError") for what in self.failures.values()):
@@ -290,10 +292,9 @@ class Call:
             warnings.warn(message, EnsembleWarning, stacklevel=2)
 
     def _write(self, record: Callable[[OutcomeLog], None]) -> None:
-        if self.log is None:
-            return
         try:
-            record(self.log)
+            if self.log is not None:
+                record(self.log)
         except LogError as error:  # money is spent, and an answer may be waiting
             message = f"what became of decision {self.decision.id} is not in the log: {error}"
             warnings.warn(message, EnsembleWarning, stacklevel=2)

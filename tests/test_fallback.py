@@ -238,3 +238,15 @@ def test_each_attempt_is_told_of_once(
     assert text == f"Oslo, says {DEAR}."
     kept = [(a["number"], a["member"], a["error"], a["cost_usd"]) for a in line.row(reply)["attempts"]]
     assert [(a.number, a.member, a.error, a.cost_usd) for a in heard] == kept and len(kept) == 3
+
+
+def test_after_a_failure_even_who_looks_too_slow_is_asked(tmp_path: Path) -> None:
+    with open_line(tmp_path) as line:
+        fast = line.member(CHEAP, first_token_s=0.01, tokens_per_second=1e5)
+        slow = line.member(MIDDLE, first_token_s=100.0, tokens_per_second=1.0)
+        line.provider.behave(CHEAP, Fail(500))
+        pool = Pool([fast, slow])
+        with Line(line.provider, tmp_path / "2.db", pool=pool).ensemble as ensemble:
+            line.provider.behave(CHEAP, Fail(500))
+            reply = ensemble.complete(PROMPT, willingness_to_pay_usd=0, max_latency_s=10)
+            assert (reply.decision.member, reply.decision.reason) == (MIDDLE, "fallback")

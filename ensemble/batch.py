@@ -20,7 +20,8 @@ from ensemble.outcomes import OutcomeLog
 from ensemble.parts import Terms
 from ensemble.records import Decision, FloatArray, Prediction
 from ensemble.request import Reading, decide, free_choice
-from ensemble.router import Router
+from ensemble.router import Router, Seen
+from ensemble.speeds import Speeds
 from ensemble.text import Messages
 
 CHUNK = 1_024  # prompts
@@ -33,6 +34,7 @@ class Batch:
     asked: Asked
     router: Router
     terms: Terms
+    speeds: Speeds
     log: OutcomeLog | None
     clock: Callable[[], float]
     draw: Callable[[], float]
@@ -45,7 +47,7 @@ class Batch:
         decisions on all before it; a note on the error gives its number.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="ensemble-batch") as encoder:
-            ahead: tuple[_Chunk, Future[_Seen]] | None = None
+            ahead: tuple[_Chunk, Future[Seen]] | None = None
             for chunk in _chunks(prompts, self.asked):
                 behind, ahead = ahead, (chunk, encoder.submit(self._look, chunk.readings))
                 if behind is not None:
@@ -53,11 +55,11 @@ class Batch:
             if ahead is not None:
                 yield from self._decided(*ahead)
 
-    def _look(self, readings: Sequence[Reading]) -> _Seen:
-        features = self.router.encoder.encode([reading.encoded for reading in readings])
-        return features, self.terms.prior.fill(self.router.head.predict(features))
+    def _look(self, readings: Sequence[Reading]) -> Seen:
+        features, prediction = self.router.look_at_all([reading.encoded for reading in readings])
+        return Seen(features, self.terms.prior.fill(prediction))
 
-    def _decided(self, chunk: _Chunk, looking: Future[_Seen]) -> Iterator[Decision]:
+    def _decided(self, chunk: _Chunk, looking: Future[Seen]) -> Iterator[Decision]:
         features, prediction = looking.result()
         end = 0
         # What a prompt needs decides who may serve it: those alike are decided together, in their order.
@@ -99,6 +101,7 @@ class Batch:
                         reason=free_choice(wishes),
                         warnings=self.terms.pool.warnings,
                     ),
+                    self.speeds,
                 )
             )
         except NoEligibleMemberError as error:
@@ -115,9 +118,6 @@ class Batch:
                 texts=[reading.encoded for reading in readings[: len(made)]],
                 metadata=self.asked.metadata,
             )
-
-
-_Seen = tuple[FloatArray, Prediction]
 
 
 @dataclass(eq=False)

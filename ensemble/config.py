@@ -4,6 +4,7 @@
     pool = "pool.toml"                  # left out: likewise
     log = "decisions.db"                # a path, a database URL, or false for none
     keep = "text"                       # or "text+answers"; left out: neither is kept
+    keep_days = 90                      # older decisions are deleted; left out: none are
     log_mode = "before"                 # or "after"
     fsync = false
     device = "auto"                     # or "cpu", "cuda"
@@ -35,6 +36,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "pool": (str,),
     "log": (str, bool),
     "keep": (str,),
+    "keep_days": (int, float),
     "log_mode": (str,),
     "fsync": (bool,),
     "device": (str,),

@@ -22,7 +22,6 @@ from ensemble.budget import Budget, Budgets
 from ensemble.dispatch import Dispatcher
 from ensemble.errors import ConfigError, EnsembleWarning, InputError, NoEligibleMemberError
 from ensemble.exchange import Exchange
-from ensemble.health import N_EARLIER, Health
 from ensemble.hops import Call
 from ensemble.inference import Device
 from ensemble.outcomes import Keep, LogMode, OutcomeLog
@@ -46,7 +45,8 @@ class Ensemble:
     a Pool. ``log``: a path, a database URL or an OutcomeLog; ``False`` keeps nothing. ``None`` means for
     each what comes with the library, for the log a file in the user's state folder.
     ``keep`` lets the log hold ``"text"`` or ``"text+answers"``; features are always held and are personal
-    data too. ``scorer(messages, answer)`` gives each answer a reward in [0, 1], or None for no opinion.
+    data too; decisions older than ``keep_days`` are deleted (``None``: none are).
+    ``scorer(messages, answer)`` gives each answer a reward in [0, 1], or None for no opinion.
     ``budgets`` of a day make spend dearer as they run out. ``on_alarm`` hears when a member leaves what was
     expected of it; None warns (EnsembleWarning). ``seed`` fixes what chance decides. Nothing is opened before
     the first use.
@@ -59,6 +59,7 @@ class Ensemble:
         pool: Place | Pool | None = None,
         log: Place | OutcomeLog | bool | None = None,
         keep: Keep | None = None,
+        keep_days: float | None = None,
         log_mode: LogMode = "before",
         fsync: bool = False,
         device: Device = "auto",
@@ -68,13 +69,11 @@ class Ensemble:
         seed: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        log_settings = {"keep": keep, "log_mode": log_mode, "fsync": fsync}
-        self._parts = Parts(router, pool, log, log_settings, device, clock)
+        log_settings = {"keep": keep, "keep_days": keep_days, "log_mode": log_mode, "fsync": fsync}
+        self._parts = Parts(router, pool, log, log_settings, device, clock, on_alarm or _warn)
         self._scorer, self._clock = scorer, clock
         self._budgets = Budgets(budgets, self._spent_usd, clock)
-        self._on_alarm = on_alarm or _warn
         self._random, self._process = random.Random(seed), os.getpid()
-        self._known_health: Health | None = None
 
     @property
     def router(self) -> Router:
@@ -99,7 +98,11 @@ class Ensemble:
         request = self._request(prompt, Asked.of(keywords))
         draw = self._draw()
         decision = request.decide(
-            request.wishes, id=uuid.uuid4().hex, now=self._clock(), draw=draw, speeds=self._health.speeds
+            request.wishes,
+            id=uuid.uuid4().hex,
+            now=self._clock(),
+            draw=draw,
+            speeds=self._parts.health.speeds,
         )
         request.record(decision, self.log)
         return decision
@@ -122,7 +125,16 @@ class Ensemble:
         if asked.session is not None:
             raise InputError("session: expected none for a batch, whose prompts are decided side by side")
         asked.wishes(self.pool.defaults, frozenset())  # complain now, not at the first decision
-        batch = Batch(asked, self.router, self._parts.terms, self.log, self._clock, self._draw, self._budgets)
+        batch = Batch(
+            asked,
+            self.router,
+            self._parts.terms,
+            self._parts.health.speeds,
+            self.log,
+            self._clock,
+            self._draw,
+            self._budgets,
+        )
         total = len(prompts) if isinstance(prompts, Sized) else None
         decisions = batch.decisions(prompts)
         return tracked(decisions, total, "deciding") if progress else decisions
@@ -159,9 +171,10 @@ class Ensemble:
         Raises InputError for an id that the log doesn't hold.
         """
         log, decision_id = self._log_for("feedback"), _decision_id(decision)
+        row = log.decision(decision_id)
         log.record_reward(decision_id, reward, source)
-        if row := log.decision(decision_id):
-            self._health.reward(row, reward)
+        if row and row["rewards"].get(source) != reward:
+            self._parts.health.reward(row, reward)
 
     def forget(self, decision: Any = None, *, metadata: Mapping[str, Any] | None = None) -> int:
         """Delete a decision, or all whose metadata hold these pairs, with all that hangs on them; returns
@@ -183,7 +196,7 @@ class Ensemble:
         request, log = self._request(prompt, asked), self.log
         sender = self._parts.sender(request.terms.pool)
         keyless = {} if asked.params.get("api_key") else sender.missing_keys()
-        call_id, draw, health = uuid.uuid4().hex, self._draw(), self._health
+        call_id, draw, health = uuid.uuid4().hex, self._draw(), self._parts.health
 
         def decide(wishes: Wishes, tried: Mapping[str, str]) -> Decision:
             made = functools.partial(
@@ -224,19 +237,12 @@ class Ensemble:
             standing = Standing.after(last, self._clock())
         return Request.of(prompt, asked, self.router, self._parts.terms, standing, self._budgets)
 
-    @property
-    def _health(self) -> Health:
-        if self._known_health is None:
-            earlier = self.log.latest_attempts(N_EARLIER) if self.log is not None else ()
-            self._known_health = Health(self._clock, self._on_alarm, earlier)
-        return self._known_health
-
     def _spent_usd(self, since: float, metadata: Mapping[str, Any] | None) -> float:
         return self._log_for("a budget").spend_usd(since, metadata)
 
     def _draw(self) -> float:
-        if self._process != os.getpid():  # a child throws its own dice, and knows only its own calls
-            self._random, self._known_health, self._process = random.Random(), None, os.getpid()
+        if self._process != os.getpid():  # a child throws its own dice
+            self._random, self._process = random.Random(), os.getpid()
         return self._random.random()
 
     def _score(self, request: Request, decision: Decision, answer: str) -> None:

@@ -25,6 +25,7 @@ from ensemble.errors import ConfigError, InputError, LogError
 from ensemble.log_database import Database
 from ensemble.log_queue import QUEUE_SIZE, BackgroundWriter
 from ensemble.log_reader import PAGE_SIZE, LogReader
+from ensemble.log_retention import Retention
 from ensemble.log_rows import (
     DAY_S,
     Rows,
@@ -54,11 +55,20 @@ class OutcomeLog(LogReader):
     """
 
     def __init__(
-        self, database: Database, *, log_mode: LogMode, keep: Keep | None, clock: Callable[[], float]
+        self,
+        database: Database,
+        *,
+        log_mode: LogMode,
+        keep: Keep | None,
+        keep_days: float | None,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(database)
         self._keep = keep
         self._clock = clock
+        self._retention: Retention | None = None
+        if keep_days is not None:
+            self._retention = Retention(lambda: self.forget(older_than_days=keep_days), clock)
         # Under load one transaction takes the records of all who wait for one.
         self._insert: Together[Rows, None] = Together(database.insert, TRANSACTION_SIZE)
         self._writer: BackgroundWriter[Rows] | None = None
@@ -74,6 +84,7 @@ class OutcomeLog(LogReader):
         *,
         log_mode: LogMode = "before",
         keep: Keep | None = None,
+        keep_days: float | None = None,
         fsync: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> OutcomeLog:
@@ -81,14 +92,21 @@ class OutcomeLog(LogReader):
 
         ``url_or_path``: a path means SQLite, its folders are created; otherwise an SQLAlchemy URL of
         SQLite or PostgreSQL. ``keep``: what is stored besides features and figures: nothing (None),
-        the prompts' text, or text and answers. ``fsync``: survive a power loss too (SQLite).
+        the prompts' text, or text and answers. ``keep_days``: what is older is deleted, once an hour while
+        decisions are recorded; ``None`` keeps all. ``fsync``: survive a power loss too (SQLite).
         Raises ConfigError, LogError, and MissingExtraError when PostgreSQL's driver is missing.
         """
         if log_mode not in get_args(LogMode):
             raise ConfigError(f"log_mode: expected 'before' or 'after', found {log_mode!r}.")
         if keep not in (None, *get_args(Keep)):
             raise ConfigError(f"keep: expected None, 'text' or 'text+answers', found {keep!r}.")
-        return cls(Database(url_or_path, fsync=fsync, clock=clock), log_mode=log_mode, keep=keep, clock=clock)
+        if keep_days is not None:
+            try:
+                checked_age(keep_days)
+            except InputError as error:
+                raise ConfigError(f"keep_days: {error}") from None
+        database = Database(url_or_path, fsync=fsync, clock=clock)
+        return cls(database, log_mode=log_mode, keep=keep, keep_days=keep_days, clock=clock)
 
     def record_decision(
         self,
@@ -111,6 +129,7 @@ class OutcomeLog(LogReader):
         texts, vectors = None if text is None else [text], np.asarray(features)[None]
         rows = self._decision_rows([decision], members, vectors, encoder_sha256, texts, metadata, session)
         self._write(*rows)
+        self._remind()
 
     def record_decisions(
         self,
@@ -130,6 +149,7 @@ class OutcomeLog(LogReader):
         else:
             for rows in batch:
                 self._writer.put(rows)
+        self._remind()
 
     def record_attempt(self, attempt: Attempt) -> None:
         """Write one call to one member: every call, as ``spend_usd`` adds them up.
@@ -203,6 +223,8 @@ class OutcomeLog(LogReader):
         """Flush and close; closing again does nothing. Raises LogError as ``flush`` does."""
         atexit.unregister(self.close)
         try:
+            if self._retention:
+                self._retention.wait()
             if self._writer:
                 self._writer.stop()
             self.flush()
@@ -243,6 +265,10 @@ class OutcomeLog(LogReader):
             self._writer.put(rows)
         else:
             self._insert(rows)
+
+    def _remind(self) -> None:
+        if self._retention:
+            self._retention.remind()
 
     def _drain(self) -> None:
         if self._writer:

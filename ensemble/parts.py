@@ -1,4 +1,4 @@
-"""What is open, and since when? Router, pool, log and sender of one ``Ensemble``, each on first use."""
+"""What is open, and since when? Router, pool, log, sender and health of one ``Ensemble``, on first use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ensemble import bundle, catalog, config
+from ensemble.alarms import Alarm
 from ensemble.dispatch import Dispatcher
 from ensemble.errors import EnsembleWarning
+from ensemble.health import N_EARLIER, Health
 from ensemble.inference import Device
 from ensemble.outcomes import OutcomeLog
 from ensemble.pool import Pool, PoolFile
@@ -40,7 +42,8 @@ class Terms:
 class Parts:
     """Opens what is asked for and keeps it open. Thread-safe.
 
-    After a fork router, pool and log look after themselves; connections to providers are made anew.
+    After a fork router, pool and log look after themselves; connections to providers are made anew, and of
+    its members' health a child knows what the log does.
     """
 
     def __init__(
@@ -51,9 +54,11 @@ class Parts:
         log_settings: Mapping[str, Any],
         device: Device,
         clock: Callable[[], float],
+        on_alarm: Callable[[Alarm], None] = lambda alarm: None,
     ) -> None:
         self._given_router, self._given_pool, self._given_log = router, pool, log
         self._log_settings, self._device, self._clock = log_settings, device, clock
+        self._on_alarm = on_alarm
         self._lock, self._process = threading.RLock(), os.getpid()
         self._router = router if isinstance(router, Router) else None
         self._pool = pool if isinstance(pool, Pool) else None
@@ -61,10 +66,12 @@ class Parts:
         self._log = log if isinstance(log, OutcomeLog) else None
         self._terms: Terms | None = None
         self._sender: tuple[Pool, Dispatcher] | None = None
+        self._health: Health | None = None
 
     def _own(self) -> threading.RLock:
         if self._process != os.getpid():  # the fork may have copied a lock that somebody held
-            self._lock, self._process, self._sender = threading.RLock(), os.getpid(), None
+            self._lock, self._process = threading.RLock(), os.getpid()
+            self._sender = self._health = None
         return self._lock
 
     @property
@@ -131,6 +138,15 @@ class Parts:
             if self._sender is None or self._sender[0] is not pool:
                 self._sender = pool, Dispatcher(pool)
             return self._sender[1]
+
+    @property
+    def health(self) -> Health:
+        """What this process knows of its members, beginning with what the log does."""
+        with self._own():
+            if self._health is None:
+                earlier = self.log.latest_attempts(N_EARLIER) if self.log is not None else ()
+                self._health = Health(self._clock, self._on_alarm, earlier)
+            return self._health
 
     def close(self) -> None:
         """Write out and close the log, unless it was opened elsewhere."""

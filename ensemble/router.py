@@ -27,7 +27,7 @@ PLACES = 2  # runs of the encoder at a time: one fills the gaps in which the oth
 
 
 class Seen(NamedTuple):
-    """One prompt's features, (1, n_features), and the prediction from them, (1, n_members)."""
+    """Prompts' features, (n_prompts, n_features), and the prediction from them, (n_prompts, n_members)."""
 
     features: FloatArray
     prediction: Prediction
@@ -100,13 +100,19 @@ class Router:
         self._remembered = functools.lru_cache(REMEMBERED)(self._look)
 
     def look(self, text: str) -> Seen:
-        """The features of one canonical text and what is predicted from them.
+        """The features of one canonical text and what is predicted from them, as of one prompt.
 
         Texts that several threads bring at the same time are encoded together where that pays, and what was
         looked at lately is remembered: an agent's loop asks for the same prompt at every step.
         Raises InputError.
         """
         return self._remembered(self.encoder.cut(text))
+
+    def look_at_all(self, texts: Sequence[str]) -> Seen:
+        """``look`` for many canonical texts, those of like length encoded together. Raises InputError."""
+        with _faults_of(self.encoder.id):
+            features = self.encoder.encode(texts)
+        return Seen(features, self.head.predict(features))
 
     def _look(self, text: str) -> Seen:
         with _faults_of(self.encoder.id):

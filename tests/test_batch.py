@@ -13,7 +13,8 @@ from ensemble import batch
 from ensemble.engine import Ensemble
 from ensemble.errors import InputError, NoEligibleMemberError
 from ensemble.pool import Pool
-from ensemble.records import Decision
+from ensemble.records import Attempt, Decision
+from ensemble.speeds import FIRST
 from policy_cases import member
 from serving_cases import CHEAP, DEAR, MIDDLE, default_router
 
@@ -49,6 +50,18 @@ def test_a_batch_decides_as_one_by_one_whatever_its_chunks(chunk: int, monkeypat
     assert [told(decision) for decision in made] == expected
     assert len({decision.id for decision in made}) == len(PROMPTS)
     assert len({decision.member for decision in made}) > 1
+
+
+def test_a_batch_knows_how_fast_members_have_answered(tmp_path: Path) -> None:
+    with an_ensemble(tmp_path / "log.db") as ensemble:
+        [first] = ensemble.route_batch(PROMPTS[:1])
+        assert first[CHEAP].seconds is None and ensemble.log is not None
+        for number in range(FIRST):
+            told = Attempt(first.id, number + 1, CHEAP, "routed", 9.0, 0.5, output_tokens=7)
+            ensemble.log.record_attempt(told)
+    with an_ensemble(tmp_path / "log.db") as ensemble:
+        [later] = ensemble.route_batch(PROMPTS[:1])
+    assert later[CHEAP].seconds is not None and later[DEAR].seconds is None
 
 
 def test_what_a_prompt_needs_counts_for_it_alone() -> None:

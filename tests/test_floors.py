@@ -26,14 +26,14 @@ FLOORS = """
     3   batch exchange
     3   request stream
     3   hops parts
-    3   bounds
-    3   asked health router
+    3   bounds health
+    3   asked router
     2   alarms bundle catalog config dispatch encoder head outcomes policy pool prior show speeds text
     1   log_reader
     1   log_database
     1   log_engine
     1   budget cooling eligibility log_rows manifest members replies sends sessions
-    1   inference log_queue log_schema log_statements records threads together toml_file
+    1   inference log_queue log_retention log_schema log_statements records threads together toml_file
     0   errors plain_file
 """
 LINES = [line.split()[1:] for line in FLOORS.strip().splitlines()[::-1]]

@@ -98,6 +98,15 @@ def test_rewards_far_below_their_prediction_are_told(tmp_path: Path) -> None:
     assert [(alarm.member, alarm.kind) for alarm in heard] == [(DEAR, "reward")]
 
 
+def test_the_same_reward_again_tells_nothing_new(tmp_path: Path) -> None:
+    heard: list[Alarm] = []
+    with open_line(tmp_path, on_alarm=heard.append) as line:
+        reply = line.ask(members=[DEAR])
+        for _ in range(300):
+            line.ensemble.feedback(reply, 0.0)
+    assert not heard
+
+
 def test_what_is_in_the_log_is_usual_and_raises_nothing() -> None:
     attempt = Attempt("d", 1, "m", "routed", 0.0, 1.0, model="first", output_tokens=10, cost_usd=0.1)
     earlier: list[dict[str, Any]] = [dataclasses.asdict(attempt)] * USUAL

@@ -256,6 +256,8 @@ def test_configuring_anew_closes_what_was_there(settings: Path) -> None:
         ("log = true", r"mine\.toml: log: expected a string or false, found True"),
         ("pool = ", r"mine\.toml: expected a settings file in TOML"),
         ("keep = 'all'\npool = 'pool.toml'", "keep: expected None, 'text' or 'text.answers', found 'all'"),
+        ("keep_days = 0\npool = 'pool.toml'", "keep_days: .* number of days above 0, found 0"),
+        ("keep_days = 'all'", "keep_days: expected int or float, found 'all'"),
         ("log_mode = 'never'\npool = 'pool.toml'", "log_mode: expected 'before' or 'after', found 'never'"),
         ("pool = 'gone.toml'", r"gone\.toml"),
     ],

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.errors import BundleError
@@ -37,16 +37,20 @@ ENCODER_NOTES = ("encoder.json", "NOTICE")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked bundle: its folder, manifest, the head's bytes, and the folder of its encoder.
+    """A checked bundle: its folder, manifest, and the folder of its encoder.
 
     ``id`` is a hash over the manifest and all that it vouches for: one router, one id.
     """
 
     folder: Path
     manifest: Manifest
-    head: bytes = field(repr=False)
     encoder_folder: Path
     id: str
+
+    @property
+    def head(self) -> Path:
+        """The head's graph."""
+        return self.folder / HEAD
 
 
 def shipped_folder() -> Path:
@@ -61,14 +65,11 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     place = Path(folder)
     raw = _read(place, MANIFEST)
     manifest = parse(raw, place / MANIFEST)
-    contents = {}
     for name in FILES:
-        contents[name] = _read(place, name)
-        _check_hash(place / name, contents[name], manifest.files[name])
+        _check_hash(place / name, _read(place, name), manifest.files[name])
     return Bundle(
         folder=place,
         manifest=manifest,
-        head=contents[HEAD],
         encoder_folder=_find_encoder(place, manifest),
         id=hashlib.sha256(raw).hexdigest()[:16],
     )

@@ -14,7 +14,7 @@ from ensemble.errors import ConfigError
 if TYPE_CHECKING:
     from ensemble.learning.encoders import Form
 
-DEFAULT_ENCODER = "all-minilm-l6-v2-depths-w8"
+DEFAULT_ENCODER = "all-minilm-l6-v2-depths-int8"
 _TABLE = click.Path(exists=True, dir_okay=False)
 
 

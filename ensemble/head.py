@@ -7,6 +7,7 @@ member, so members come and go without touching the others' predictions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,15 +25,16 @@ WIDEST = 2**16  # features
 
 
 class Head:
-    """The trained head of one router, ready to predict; thread-safe."""
+    """The trained head of one router, ready to predict; thread-safe. ``sha256`` is its graph's hex digest."""
 
-    def __init__(self, graph: bytes, members: Sequence[str]) -> None:
-        """``graph``: a serialized ONNX model; ``members``: the names of its rows, in order.
+    def __init__(self, graph: bytes | os.PathLike[str], members: Sequence[str]) -> None:
+        """``graph``: a serialized ONNX model, or its file; ``members``: the names of its rows, in order.
 
         Raises BundleError where the graph is not a head or its rows are not these members.
         """
         self.members = tuple(members)
         self._session: Session = open_session(graph, device="cpu")  # tiny: a GPU would only add copies
+        self.sha256 = self._session.sha256
         inputs, outputs = self._session.inputs, self._session.outputs
         if tuple(inputs) != INPUTS or tuple(outputs) != OUTPUTS:
             raise BundleError(

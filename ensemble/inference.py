@@ -15,6 +15,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from io import BufferedReader
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -26,6 +27,7 @@ Device = Literal["auto", "cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MOST_THREADS = 8  # one prompt is too little work for more
 SPIN_US = 2
+LARGEST_READ = 2**30  # bytes at once
 
 # Every reference to a file beside the graph has this key; a string of its own, it cannot be split.
 EXTERNAL_DATA_KEY = b"location"
@@ -39,14 +41,20 @@ class Session:
 
     ``provider`` is the onnxruntime execution provider it got, ``threads`` how many it runs on,
     ``sha256`` the hex digest of the graph's bytes, ``metadata`` the strings stored in it;
-    ``inputs`` and ``outputs`` map names to shapes, with a str or None for a free dimension.
+    ``inputs`` and ``outputs`` map names to shapes, with a str or None for a free dimension. The file it came
+    from stays open, so that a child finds the same graph whatever was put in the file's place since.
     """
 
     def __init__(self, source: str | os.PathLike[str] | bytes, device: Device, threads: int | None) -> None:
-        self._source = source if isinstance(source, bytes) else pathlib.Path(source).resolve()
         self._device = device
         self._reopening = threading.Lock()
-        graph = _read(self._source)
+        self._source: bytes | BufferedReader
+        if isinstance(source, bytes):
+            self._source = graph = source
+        else:
+            self._source = _opened(pathlib.Path(source).resolve())
+            weakref.finalize(self, self._source.close)
+            graph = self._source.read()
         self.sha256 = hashlib.sha256(graph).hexdigest()
         self.threads = threads or usable_cores()
         session = _onnxruntime_session(graph, device, self.threads)
@@ -76,11 +84,11 @@ class Session:
     def _reopened(self) -> Any:
         with self._reopening:
             if self._session is None:
-                graph = _read(self._source)
+                graph = _read_again(self._source)
                 if hashlib.sha256(graph).hexdigest() != self.sha256:
                     raise BundleError(
-                        f"expected {self._source!r} as it was when first opened (SHA-256 {self.sha256}), "
-                        "found other contents on reopening it in a forked process. Load the bundle again."
+                        f"expected the graph as it was when first opened (SHA-256 {self.sha256}), found that "
+                        "its file was written over, on reading it in a forked process. Load the bundle again."
                     )
                 self._session = _onnxruntime_session(graph, self._device, self.threads)
             return self._session
@@ -141,16 +149,24 @@ def _first_line(path: str, default: str) -> str:
         return default
 
 
-def _read(source: pathlib.Path | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source
+def _opened(path: pathlib.Path) -> BufferedReader:
     try:
-        with open_plain(source) as file:
-            return file.read()
+        return open_plain(path)
     except OSError as error:
         raise BundleError(
-            f"expected an ONNX graph at {source}, found none that can be read: {error}"
+            f"expected an ONNX graph at {path}, found none that can be read: {error}"
         ) from error
+
+
+def _read_again(source: BufferedReader | bytes) -> bytes:
+    """All of it, without moving a file's place in it, which forked processes have in common."""
+    if isinstance(source, bytes):
+        return source
+    parts, read = [], 0
+    while part := os.pread(source.fileno(), LARGEST_READ, read):
+        parts.append(part)
+        read += len(part)
+    return b"".join(parts)
 
 
 def _onnxruntime_session(graph: bytes, device: Device, threads: int) -> Any:

@@ -43,8 +43,9 @@ class MemberNote:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``members`` in the head's row order; ``learned_from`` holds the salted hashes of every prompt that
-    was learned or chosen from (``salt``), so that an evaluation can leave them out."""
+    """``members`` in the head's row order; ``learned`` holds the salted hashes (``salt``) of every prompt
+    that was learned or chosen from, sorted, with a space between them: as texts of their own they would take
+    four times the memory, which whoever serves pays for."""
 
     name: str
     created: str  # ISO date
@@ -55,7 +56,7 @@ class Manifest:
     seed: int
     figures: Mapping[str, Any]
     salt: str = ""
-    learned_from: frozenset[str] = field(default=frozenset(), repr=False)
+    learned: str = field(default="", repr=False)
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -63,9 +64,15 @@ class Manifest:
     def member_names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
+    @property
+    def learned_from(self) -> frozenset[str]:
+        """The hashes in ``learned``, so that an evaluation can leave those prompts out."""
+        return frozenset(self.learned.split())
+
     def as_json(self) -> bytes:
         """What ``parse`` reads. Raises ValueError for a figure that is not finite."""
-        plain = dataclasses.asdict(self) | {"learned_from": sorted(self.learned_from)}
+        plain = dataclasses.asdict(self)
+        plain["learned_from"] = plain.pop("learned").split()
         return (json.dumps(plain, indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -132,7 +139,8 @@ def _manifest(plain: dict[str, Any]) -> Manifest:
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("learned_from, files and encoder_sha256 should hold texts only")
     members = tuple(_note(note) for note in plain["members"])
-    manifest = Manifest(**plain | {"members": members, "learned_from": frozenset(plain["learned_from"])})
+    learned = " ".join(sorted(plain.pop("learned_from")))
+    manifest = Manifest(**plain | {"members": members, "learned": learned})
     missing = [name for name in FILES if name not in manifest.files]
     missing += [name for name in ENCODER_FILES if name not in manifest.encoder_sha256]
     if missing:

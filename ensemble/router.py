@@ -16,6 +16,7 @@ from ensemble.encoder import Encoder
 from ensemble.errors import BundleError, EnsembleError, InputError
 from ensemble.head import Head
 from ensemble.inference import Device
+from ensemble.manifest import HEAD
 from ensemble.members import described
 from ensemble.records import Deployment, FloatArray, Member, Prediction
 from ensemble.text import prompt_text
@@ -65,6 +66,8 @@ class Router:
             encoder = Encoder.load(bundle.encoder_folder, device=device)
         if encoder.sha256 != {name: bundle.manifest.encoder_sha256[name] for name in encoder.sha256}:
             raise BundleError(f"{bundle.encoder_folder} was changed while it was opened. Load it again.")
+        if head.sha256 != bundle.manifest.files[HEAD]:
+            raise BundleError(f"{bundle.head} was changed while it was opened. Load the bundle again.")
         if not LEAST_TOKENS <= encoder.max_tokens <= MOST_TOKENS:
             raise BundleError(
                 f"expected an encoder that reads {LEAST_TOKENS} to {MOST_TOKENS} tokens of a text, found "

@@ -23,7 +23,7 @@ from ensemble.errors import BundleError, InputError, MissingExtraError
 from test_inference import small_graph
 
 ROOT = pathlib.Path(__file__).parent.parent
-SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-depths-w8"
+SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-depths-int8"
 
 PROMPTS = [
     "Hi",
@@ -264,7 +264,7 @@ def test_the_shipped_folder_is_small_complete_and_says_where_it_is_from():
     card = json.loads((SHIPPED / "encoder.json").read_text())
     blocks = ["sentence", "4", "2", "0"]
     assert (card["depths"], card["widths"]) == (", ".join(blocks), "384, 384, 384, 384")
-    assert min(card["figures"]["cosine_mean"][block] for block in blocks) >= 0.999
+    assert min(card["figures"]["cosine_mean"][block] for block in blocks) >= 0.996
     assert card["figures"]["alone_vs_batch"] <= 1e-5
     tokenizer = json.loads((SHIPPED / "tokenizer.json").read_text())
     assert tokenizer["padding"] is None and tokenizer["truncation"] is None

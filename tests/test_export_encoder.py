@@ -24,7 +24,7 @@ from ensemble.learning.eight_bits import store_in_8_bits
 from tiny_models import VOCABULARY, tiny_model
 
 ROOT = pathlib.Path(__file__).parent.parent
-SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-depths-w8"
+SHIPPED = ROOT / "router_models" / "encoders" / "all-minilm-l6-v2-depths-int8"
 TEXTS = [" ".join(f"w{(7 * i * i + j) % 700}" for j in range(1, 2 + 3 * i)) for i in range(13)]
 PROMPTS = [
     "Hi",
@@ -212,10 +212,11 @@ def test_the_real_model_in_fp32_matches_sentence_transformers_and_transformers(t
         assert cosines(got, block).min() >= 0.9999
 
 
-def test_exporting_again_gives_the_shipped_encoder(tmp_path):
-    again = encoders.build_encoder(tmp_path / "w8", "w8")
-    ours, shipped = Encoder.load(again, device="cpu"), Encoder.load(SHIPPED, device="cpu")
-    np.testing.assert_allclose(ours.encode(PROMPTS), shipped.encode(PROMPTS), atol=1e-5)
+def test_exporting_again_gives_the_shipped_encoder_but_for_the_texts_its_scales_are_from(tmp_path):
+    again = encoders.build_encoder(tmp_path / "int8", "int8", shown=PROMPTS)
+    ours, shipped = (Encoder.load(folder, device="cpu").encode(PROMPTS) for folder in (again, SHIPPED))
+    for here, there in zip(np.split(ours, 4, axis=1), np.split(shipped, 4, axis=1), strict=True):
+        assert cosines(here, there).min() >= 0.97
     for name in ("tokenizer.json", "NOTICE"):
         assert (again / name).read_bytes() == (SHIPPED / name).read_bytes()
 

@@ -32,7 +32,7 @@ def real(*names: str, aliases: dict[str, str] | None = None) -> OutcomeTable:
 
 
 def features_of(table: OutcomeTable, cache: Path) -> np.ndarray:
-    encoder = Encoder.load(bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8")
+    encoder = Encoder.load(bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-int8")
     return featurize(encoder, list(table.prompts), cache_folder=cache)
 
 

@@ -83,3 +83,26 @@ def test_threads_follow_the_machine_and_a_containers_quota(monkeypatch):
             lambda path, default, quota=quota: quota if "cgroup" in path else real(path, default),
         )  # fmt: skip
         assert usable_cores() == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(("how", "finds"), [("replaced", True), ("deleted", True), ("written over", False)])
+def test_a_forked_child_has_the_graph_of_its_parent_or_says_that_it_is_gone(tmp_path, how, finds):
+    path, other = tmp_path / "graph.onnx", tmp_path / "other.onnx"
+    path.write_bytes(small_graph().SerializeToString())
+    other.write_bytes(small_graph(another="one").SerializeToString())
+    session = open_session(path, "cpu", threads=1)
+    if how == "replaced":
+        other.replace(path)
+    elif how == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(other.read_bytes())
+    for _ in range(2):  # the second child reads what the first has read
+        if (child := os.fork()) == 0:
+            try:
+                found = session.run(["y"], {"x": np.ones((1, 4), np.float32)})[0].sum() == 4
+            except BundleError as error:
+                found = "written over" not in str(error)
+            os._exit(0 if bool(found) == finds else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -17,7 +17,7 @@ from ensemble.learning.export import build_graph
 from ensemble.router import Router
 from worlds import random_head
 
-ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8"
+ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-int8"
 TEXTS = [
     "What is the capital of France?",
     "Prove that the square root of 2 is irrational. " * 40,

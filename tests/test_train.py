@@ -24,7 +24,7 @@ from ensemble.router import Router
 from worlds import planted, table_of, worded
 
 TABLE, TOPIC = worded(600, 0)
-ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8"
+ENCODER_FOLDER = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-int8"
 DAY = datetime.date(2026, 1, 2)
 
 
@@ -78,7 +78,7 @@ def test_the_folder_holds_a_router_that_tells_topics_it_never_saw_apart(router: 
 def test_the_manifest_says_what_was_learned(trained: Trained, router: Router, steps: list[str]) -> None:
     manifest = router.manifest
     assert (manifest.name, manifest.created, manifest.seed) == ("mine", "2026-01-02", 0)
-    assert manifest.encoder_id == "all-minilm-l6-v2-depths-w8"
+    assert manifest.encoder_id == "all-minilm-l6-v2-depths-int8"
     assert [note.kind for note in manifest.members] == ["frontier", "specialist", "frontier", "frontier"]
     for note, price in zip(manifest.members, (1.0, 2.0, 4.0, 8.0), strict=True):
         assert note.usd_per_million_input == pytest.approx(price, rel=1e-3)

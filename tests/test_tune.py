@@ -25,7 +25,7 @@ from tiny_models import VOCABULARY, tiny_model
 from worlds import table_of, unit, worded
 
 CPU = torch.device("cpu")
-SHIPPED = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8"
+SHIPPED = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-int8"
 TOPICS = ("whales", "trains", "bridges", "cheese", "comets", "guitars", "glaciers", "chess")
 
 

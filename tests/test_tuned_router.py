@@ -22,7 +22,7 @@ from ensemble.learning.train import train
 from ensemble.router import Router
 from worlds import table_of, unit, worded
 
-SHIPPED = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-w8"
+SHIPPED = bundle.shipped_folder() / "encoders" / "all-minilm-l6-v2-depths-int8"
 
 
 def test_prompts_whose_features_flatter_do_not_judge() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ENCODER, ROUTER = "ensemble/_routers/encoders/all-minilm-l6-v2-depths-w8/", "ensemble/_routers/default/"
+ENCODER, ROUTER = "ensemble/_routers/encoders/all-minilm-l6-v2-depths-int8/", "ensemble/_routers/default/"
 SHIPPED = {
     *("ensemble/py.typed", "ensemble/_routers/pool.toml"),
     *(ENCODER + name for name in ("encoder.json", "encoder.onnx", "tokenizer.json", "NOTICE")),

@@ -26,7 +26,7 @@ from ensemble.pool import Pool
 from ensemble.records import Kind
 
 TABLES = ("mmlu_pro", "zeroeval", "llmrouter_dc", "routellm_2model")
-ENCODER = "all-minilm-l6-v2-depths-w8"
+ENCODER = "all-minilm-l6-v2-depths-int8"
 ALIASES = {
     "llama-3.1-8b-instruct": "Meta-Llama-3.1-8B-Instruct",
     "mistralai/Mixtral-8x7B-Instruct-v0.1": "Mixtral-8x7B-Instruct-v0.1",

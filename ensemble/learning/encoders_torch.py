@@ -6,7 +6,8 @@
 The features are those of the exported fp32 graph (depths.py): in fp32 to 1e-4, in bf16 not. So a TorchEncoder
 has an id and hashes of its own, and neither a cache nor a log takes its features for the graph's. To learn a
 router that the graph will serve, on a GPU too, open the graph itself (``Encoder.load(folder, "cuda")``, with
-the extra ``gpu``): its features are the same on every device.
+the extra ``gpu``): its features are the same on every device, but that ``int8`` may round some to the next
+step (eight_bit_products.py).
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def train(
             seed=seed,
             figures=figures,
             salt=salt,
-            learned_from=frozenset(prompt_key(table.prompts[i], salt) for i in learned),
+            learned=" ".join(sorted({prompt_key(table.prompts[i], salt) for i in learned})),
         )
         card = write_card(
             manifest, table, learned=learned, held_out=parts.test, retired=retired or {}, notes=notes

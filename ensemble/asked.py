@@ -13,13 +13,17 @@ from typing import Any
 from ensemble.errors import InputError
 from ensemble.members import described
 from ensemble.records import ABILITIES, Wishes
+from ensemble.sendable import HEADERS, TIMEOUTS, check_sendable
 
 _OURS = tuple(field.name for field in dataclasses.fields(Wishes) if field.name != "spend_price")
 _SETS = ("members", "exclude", "requires")
-_KINDS: dict[str, tuple[type, str]] = {
-    "metadata": (Mapping, "a dict"),
+_OWN_PLACE = ("api_key", "api_base", "base_url", "client", "mock_response")
+_KINDS: dict[str, tuple[Any, str]] = {
     "session": (str, "a string"),
-    "stream_options": (Mapping, "a dict"),
+    "stream": (bool, "True or False"),
+    "tools": (list | tuple, "a list"),
+    "response_format": (Mapping | type, "a dict or a pydantic class"),
+    **dict.fromkeys(("metadata", "stream_options", "extra_body", *HEADERS), (Mapping, "a dict")),
 }
 LIMITS = ("max_tokens", "max_completion_tokens")  # litellm's two names for the longest answer
 COUNTS = (*LIMITS, "n")
@@ -42,7 +46,7 @@ class Asked:
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Asked:
-        """Raises InputError for keywords that can't be meant."""
+        """Raises InputError for keywords that can't be meant, or could be sent to nobody."""
         params = dict(keywords)
         _refuse_foreign(params)
         for name, (kind, words) in _KINDS.items():
@@ -55,6 +59,10 @@ class Asked:
         if (hedge_after_s := params.pop("hedge_after_s", None)) is not None:
             hedge_after_s = _number("hedge_after_s", hedge_after_s, LEAST_PATIENCE_S, 1e9)
         ours = {name: params.pop(name) for name in _OURS if name in params}
+        for name in TIMEOUTS:
+            if isinstance(params.get(name), Real):
+                _number(name, params[name], 0, 1e9)
+        check_sendable(params)
         return cls(ours, metadata, session, params, hedge_after_s)
 
     def wishes(self, defaults: Wishes, required: frozenset[str]) -> Wishes:
@@ -79,6 +87,11 @@ class Asked:
     def answers(self) -> int:
         """How many answers to the one prompt are asked for."""
         return int(self.params.get("n") or 1)
+
+    @property
+    def elsewhere(self) -> bool:
+        """The caller brings an account or an address of its own: what happens there says nothing of ours."""
+        return any(self.params.get(name) for name in _OWN_PLACE)
 
     @property
     def streams(self) -> bool:

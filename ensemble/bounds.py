@@ -11,6 +11,7 @@ from ensemble.records import Decision, Member, Wishes
 from ensemble.text import Messages, as_messages, count_characters
 
 TOKENS_AROUND = 16  # of a message: more than any known template adds
+STEP_S = 0.05  # of a deadline: litellm keeps the connections of each time-out apart, so let them be few
 
 
 def bounded(
@@ -51,14 +52,15 @@ def most_usd(
 
 
 def _timeout_s(names: Sequence[str], params: Mapping[str, Any], member: Member, left_s: float) -> float:
-    """The deadline, or what the caller or else the pool allows a call if that is less."""
+    """The deadline, rounded up to the next step, or what the caller or else the pool allows a call if that is
+    less."""
     asked = any(params.get(name) for name in names)
     bounds = [
         next((given[name] for name in names if given.get(name)), None)
         for given in ([params] if asked else [place.params for place in member.deployments])
     ]
     longest = max((b if isinstance(b, int | float) else math.inf for b in bounds), default=math.inf)
-    return max(0.001, min(longest, left_s))
+    return max(0.001, min(longest, math.ceil(left_s / STEP_S) * STEP_S))
 
 
 def _affordable_tokens(decision: Decision, member: Member, usd: float, answers: int) -> int | None:

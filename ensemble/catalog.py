@@ -26,7 +26,7 @@ def look_up(model: str) -> CatalogEntry | None:
     The first call imports litellm (one to two seconds). No network is touched: the map that came
     with litellm is read, unless ``LITELLM_LOCAL_MODEL_COST_MAP`` was set otherwise beforehand.
     Prices are the plain ones, without surcharges for long prompts or priority. ``context_window``
-    is the map's input limit: some providers count the output apart, so it errs on the safe side.
+    is the map's input limit. Some providers count the output apart and some within; the map doesn't say.
     An ability that the map doesn't mention counts as absent, as litellm itself reads it.
     """
     info, listed = _read_map(model)

@@ -10,6 +10,12 @@ has only one, or all of them are gone, every call would knock at a dead door fir
               nobody tried after all                              -> PROBE_S later the next caller may
 
 Only what speaks against a member counts, not what a caller asked wrongly or gave too little time for.
+What litellm itself stumbles over in the middle of a request can't be told from a provider that doesn't
+answer, and counts; ``asked`` has refused what it could beforehand.
+
+How long a provider asks to be left alone (``retry-after``) is not known here. litellm heeds it where the
+member has another deployment; one with a single deployment is asked FAILURES times, and then by probes ever
+further apart: three of them in the first half minute.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ FAILURES, WITHIN_S = 5, 60.0
 REST_S, LONGEST_S, PROBE_S = 2.0, 60.0, 2.0
 TIMEOUTS = frozenset({"Timeout", "TimeoutError"})
 LEAST_TIMEOUT_S = 5.0  # who gave an attempt less time learned nothing about the member
-AGAINST = TIMEOUTS | {  # classes of errors, as attempts name them
+AGAINST = {  # classes of errors, as attempts name them
     "APIConnectionError",
     "APIError",
     "AuthenticationError",
@@ -38,6 +44,9 @@ AGAINST = TIMEOUTS | {  # classes of errors, as attempts name them
     "RouterRateLimitError",
     "ServiceUnavailableError",
 }
+# Of the statuses that litellm has no class for (dispatch.py says which), those that a request brings upon
+# itself: without a length, too large, with too long an address, of a kind that isn't taken, too long headers.
+ASKED_WRONGLY = tuple(f"APIError: HTTP {status}:" for status in (411, 413, 414, 415, 431))
 
 
 @dataclass
@@ -100,5 +109,8 @@ class Cooling:
 
 
 def speaks_against(attempt: Attempt) -> bool:
-    kind = str(attempt.error).partition(":")[0]
-    return kind in AGAINST and (kind not in TIMEOUTS or attempt.seconds >= LEAST_TIMEOUT_S)
+    error = str(attempt.error)
+    kind = error.partition(":")[0]
+    if kind in TIMEOUTS:
+        return attempt.seconds >= LEAST_TIMEOUT_S
+    return kind in AGAINST and not error.startswith(ASKED_WRONGLY)

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ensemble.connections import share_connections
 from ensemble.log_rows import scrubbed
 from ensemble.records import Member
 from ensemble.replies import AsyncChunks, Chunks, with_a_choice
@@ -45,7 +46,7 @@ class Dispatcher:
 
         litellm.suppress_debug_info = True
         litellm.disable_hf_tokenizer_download = True  # to count what the provider has counted
-        _part_connections_at_fork()
+        share_connections()
         self._members = {member.name: member for member in members}
         deployments = [
             {"model_name": name, "litellm_params": {**deployment.params, "model": deployment.model}}
@@ -122,20 +123,6 @@ def _tools_need_mcp() -> bool:
     return False
 
 
-@functools.cache
-def _part_connections_at_fork() -> None:
-    """A child that wrote to its parent's connections would mix up both their answers."""
-    import litellm
-
-    def part() -> None:
-        litellm.in_memory_llm_clients_cache.flush_cache()
-        for name in ("module_level_client", "module_level_aclient"):
-            vars(litellm).pop(name, None)  # litellm makes a new one
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=part)
-
-
 def secrets_of(member: Member) -> list[str]:
     """The keys and passwords in a member's own parameters, which no message may show."""
     given = [item for place in member.deployments for item in place.params.items()]
@@ -145,11 +132,15 @@ def secrets_of(member: Member) -> list[str]:
 
 
 def describe(error: BaseException, secrets: Iterable[str] = ()) -> str:
-    """The error's class and first line, without keys: none of ``secrets``, nor what looks like one."""
+    """The error's class and first line, without keys: none of ``secrets``, nor what looks like one. An HTTP
+    status for which litellm has no class stands before the line."""
     line = (str(error).strip().splitlines() or [""])[0]
     for secret in secrets:
         line = line.replace(secret, "[removed]")
-    return scrubbed(f"{type(error).__name__}: {line[:300]}") or ""
+    kind = type(error).__name__
+    if kind == "APIError":
+        kind += f": HTTP {getattr(error, 'status_code', None)}"
+    return scrubbed(f"{kind}: {line[:300]}") or ""
 
 
 def was_billed(error: BaseException) -> bool:

@@ -95,7 +95,13 @@ class _Limit:
 
 
 def _limits(prediction: Prediction, expected: Expected, offer: Offer, wishes: Wishes) -> list[_Limit]:
-    """Those in force, in the order in which they are named; an unknown figure, NaN, misses none."""
+    """Those in force, in the order in which they are named; an unknown figure, NaN, misses none.
+
+    A window is held against the input alone, though some providers refuse an input that would fit if
+    ``max_tokens`` more would not. Others count the output apart, or cut it short, and litellm's map, from
+    which most windows come, doesn't say which: the sum would bar members who answer. One that refuses has
+    cost nothing, and the next is asked.
+    """
     tokens, window, reward = expected.input_tokens, offer.context_window, prediction.reward
     usd, most_usd = expected.cost_usd_p95, wishes.max_cost_usd
     seconds, most_s, least = expected.seconds, wishes.max_latency_s, wishes.min_reward

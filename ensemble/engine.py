@@ -211,7 +211,7 @@ class Ensemble:
                 return made(now=self._clock(), unavailable=keyless)  # who rests is better than nobody
 
         def learn(attempt: Attempt) -> None:
-            if not asked.params.get("api_key"):  # else it may be the caller's key that fails
+            if not asked.elsewhere:
                 health.note(attempt, call.decision[attempt.member])
 
         call = Call(

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble.errors import LogError
-from ensemble.log_engine import BUSY_S, make_engine, make_private_file, url_of
+from ensemble.log_engine import BUSY_S, make_engine, url_of
+from ensemble.log_file import LogFile, make_private_file
+from ensemble.log_outage import Outage
 from ensemble.log_rows import Row, Rows
 from ensemble.log_schema import MIGRATIONS, TYPES
 from ensemble.log_statements import inserts, statements
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 TABLES = ("decisions", "labels", "attempts", "outcomes", "rewards")
 
-AWAY_S = 0.2  # between two tries at a server that went away
 _MIGRATION_LOCK = 7_305_808_870  # any number that no other program is likely to lock in PostgreSQL
 _ADVICE = (  # a sign in the database's own words, what to do
     ("locked", f"another process kept it for over {BUSY_S} s: end it, or keep the log in PostgreSQL"),
@@ -38,6 +39,12 @@ _ADVICE = (  # a sign in the database's own words, what to do
     ("foreign key", "its decision is not in the log: record the decision first, and not after forget()"),
     ("unique", "it is in the log already: a decision, an attempt number and an outcome are recorded once"),
     ("already exists", "the log needs a database, or a PostgreSQL search_path, of its own"),
+    ("too many c", "let the server take more connections, or close some"),
+    ("connection slots", "let the server take more connections, or close some"),
+    ("no such table", "restore the log from a copy, or give another place"),
+    ("could not reflect", "restore the log's tables from a copy, or give another place"),
+    ("permission denied", "let the URL's user read and write the log's tables"),
+    ("does not exist", "restore the log from a copy, or give another place"),
     ("connection", "see that the server runs and that the URL names its host, user and password"),
 )
 
@@ -59,9 +66,14 @@ class Database:
         )
         self._closed = False
         self.after_fork_in_child: Callable[[], None] | None = None
+        self._outage = Outage()
+        self._file: LogFile | None = None
         if self._sqlite and not self._in_memory and not str(url.database).startswith("file:"):
-            make_private_file(Path(str(url.database)))
-        self._engine = make_engine(url, fsync=fsync)
+            # SQLite's other files lie beside the one that a link leads to; and a child may work elsewhere.
+            path = Path(os.path.realpath(str(url.database)))
+            make_private_file(path)
+            url, self._file = url.set(database=str(path)), LogFile(path)
+        self._engine = make_engine(url, fsync=fsync, file=self._file)
         _watch_forks()
         _OPEN.add(self)
         try:
@@ -124,28 +136,33 @@ class Database:
         self.key = bytes.fromhex(key)
 
     def insert(self, batch: list[Rows]) -> list[None]:
-        """Write all rows of the batch in one transaction: committed on return. A server that went away is
-        waited for, for up to ``BUSY_S``, as another process that writes to an SQLite file is."""
+        """Write all rows of the batch in one transaction: committed on return.
+
+        One that is away is waited for, and AwayError raised when it no longer is (``log_outage``).
+        """
         by_table: dict[str, list[Any]] = {table: [] for table in TABLES}
         for rows in batch:
             for table, row in rows:
                 by_table[table].append(self._inserts[table].values(row))
-        until, again = time.monotonic() + BUSY_S, ""
+        again = ""
         while True:
+            begun = time.monotonic()
             try:
                 self._insert(by_table, again)
-                return [None for _ in batch]
             except LogError as error:
-                if time.monotonic() > until or not self._is_away(error.__cause__):
+                if not self._is_away(error.__cause__):
                     raise
+                self._outage.wait(error, begun)
+            else:
+                self._outage.end()
+                return [None for _ in batch]
             again = " ON CONFLICT DO NOTHING"  # it may have been committed, and only the word of it lost
-            time.sleep(AWAY_S)
 
     def _insert(self, by_table: Mapping[str, list[Any]], again: str) -> None:
         import sqlalchemy as sa
 
         with self._turn:
-            self._check_open()
+            self._check_usable()
             connection = None
             try:
                 # The driver's own: SQLAlchemy's ways of beginning and executing take longer than the writing.
@@ -156,15 +173,19 @@ class Database:
                         cursor.executemany(self._inserts[table].sql + again, values)
                 connection.commit()
             except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
+                if connection is not None and not self._sqlite and self._is_away(error):
+                    connection.invalidate()  # there is nothing left to roll back
                 raise _explained(error, f"cannot write to the log {self._where}") from error
             finally:
                 if connection is not None:
                     connection.close()  # back to the pool, which rolls back what is not committed
 
     def _is_away(self, error: BaseException | None) -> bool:
-        """Whether a server has gone, or has no room, and may be well again in a moment."""
+        """Whether a server has gone or has no room, or a file is locked: soon it may be well again."""
         cause = getattr(error, "orig", error)
-        return not self._sqlite and isinstance(cause, self._engine.dialect.loaded_dbapi.OperationalError)
+        if not isinstance(cause, self._engine.dialect.loaded_dbapi.OperationalError):
+            return False
+        return not self._sqlite or "locked" in str(cause)
 
     def change(self, statement: str, **values: Any) -> int:
         """Run one of the writing statements; the number of rows it wrote or deleted itself."""
@@ -215,15 +236,17 @@ class Database:
 
         try:
             with self._turn:
-                self._check_open()
+                self._check_usable()
                 with self._engine.begin() as connection:
                     yield connection
         except sa.exc.SQLAlchemyError as error:
             raise _explained(error, f"cannot {doing} the log {self._where}") from error
 
-    def _check_open(self) -> None:
+    def _check_usable(self) -> None:
         if self._closed:
             raise LogError(f"{self._where}: this log was closed. Open it again to use it.")
+        if self._file:
+            self._file.check()
 
     def _before_fork(self) -> None:
         self._turn.__enter__()

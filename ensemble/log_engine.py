@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ensemble.errors import ConfigError, LogError, MissingExtraError
+from ensemble.errors import ConfigError, MissingExtraError
+from ensemble.log_file import LogFile
 from ensemble.log_rows import to_json
 from ensemble.log_schema import TYPES
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-BUSY_S = 10  # how long to wait for another process that writes to the same SQLite file
+BUSY_S = 10  # how long to wait for another process that writes to the same SQLite file, or for a server
 
 
 def url_of(place: str | os.PathLike[str]) -> sa.URL:
@@ -39,25 +40,17 @@ def url_of(place: str | os.PathLike[str]) -> sa.URL:
     return url
 
 
-def make_private_file(path: Path) -> None:
-    """The file and the folders it needs; only its owner may read it, as it holds personal data."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise LogError(
-            f"cannot open the log {path}: {error.strerror or error}. Give the path of a file, in a folder "
-            "that this process may write."
-        ) from error
-
-
-def make_engine(url: sa.URL, *, fsync: bool) -> sa.Engine:
+def make_engine(url: sa.URL, *, fsync: bool, file: LogFile | None = None) -> sa.Engine:
+    """``file`` is told of every connection to it."""
     import sqlalchemy as sa
 
     # Prompts must not end up in tracebacks: hide_parameters keeps them out of SQLAlchemy's errors.
     if url.get_backend_name() != "sqlite":
+        limits = {} if "connect_timeout" in url.query else {"connect_timeout": BUSY_S}
         try:
-            return sa.create_engine(url, hide_parameters=True, json_serializer=to_json, pool_pre_ping=True)
+            return sa.create_engine(
+                url, hide_parameters=True, json_serializer=to_json, pool_pre_ping=True, connect_args=limits
+            )
         except ModuleNotFoundError as error:
             raise MissingExtraError(error.name or "psycopg", "postgres", "a log in PostgreSQL") from error
     engine = sa.create_engine(
@@ -68,6 +61,9 @@ def make_engine(url: sa.URL, *, fsync: bool) -> sa.Engine:
         connect_args={"timeout": BUSY_S, "check_same_thread": False},
     )
     sa.event.listen(engine, "connect", functools.partial(_set_up_sqlite, fsync=fsync))
+    if file:
+        sa.event.listen(engine, "connect", lambda *_: file.connected())
+        sa.event.listen(engine, "close", lambda *_: file.disconnected())
     return engine
 
 
@@ -84,3 +80,4 @@ def _set_up_sqlite(connection: Any, _record: object, *, fsync: bool) -> None:
     connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("SELECT 1 FROM sqlite_master").close()  # what lies beside the file is opened, too

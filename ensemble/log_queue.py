@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from ensemble.log_outage import AwayError
+
 Item = TypeVar("Item")
 
 QUEUE_SIZE = 1_000
@@ -20,7 +22,8 @@ class BackgroundWriter(Generic[Item]):
 
     At most ``QUEUE_SIZE`` items are not yet written at any moment: that much a killed process
     loses. When as many wait, ``put`` waits too: a slow database slows the callers, it drops nothing.
-    A batch that ``write`` refuses is tried again item by item; what fails then is counted.
+    A batch that ``write`` refuses is tried again item by item, unless it is the database that is away
+    (AwayError); what fails then is counted.
     """
 
     def __init__(self, write: Callable[[list[Item]], object]) -> None:
@@ -86,7 +89,7 @@ class BackgroundWriter(Generic[Item]):
         try:
             self._write(batch)
         except Exception as error:  # whatever it is, the thread must live on: the cause is kept
-            if len(batch) > 1:
+            if len(batch) > 1 and not isinstance(error, AwayError):
                 for item in batch:
                     self._write_or_count([item])
                 return
@@ -94,4 +97,4 @@ class BackgroundWriter(Generic[Item]):
                 if self._cause is None:
                     self._cause = error
                     logging.getLogger("ensemble").error("a record was not written to the log: %s", error)
-                self._lost += 1
+                self._lost += len(batch)

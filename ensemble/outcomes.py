@@ -9,6 +9,11 @@ one transaction with what other threads record meanwhile), so a killed process l
 ``fsync=True`` neither does a power loss (PostgreSQL has its own setting for that). With
 ``log_mode="after"`` decisions, attempts and outcomes are written by a background thread, and a killed
 process loses those not yet written: at most ``QUEUE_SIZE``.
+
+When it cannot be written, in mode "before" the ``record_*`` raises, in mode "after" what is lost is counted,
+logged once and told by ``flush`` and ``close``. A database that is away, or kept by another process, is
+waited for during ``log_engine.BUSY_S`` from when it was first missed, then given up until it is back
+(``log_outage``). A file that was deleted, moved or replaced is not written to any more (``log_file``).
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ import numpy as np
 
 from ensemble.errors import ConfigError, InputError, LogError
 from ensemble.log_database import Database
+from ensemble.log_outage import AwayError
 from ensemble.log_queue import QUEUE_SIZE, BackgroundWriter
 from ensemble.log_reader import PAGE_SIZE, LogReader
 from ensemble.log_retention import Retention
@@ -70,7 +76,7 @@ class OutcomeLog(LogReader):
         if keep_days is not None:
             self._retention = Retention(lambda: self.forget(older_than_days=keep_days), clock)
         # Under load one transaction takes the records of all who wait for one.
-        self._insert: Together[Rows, None] = Together(database.insert, TRANSACTION_SIZE)
+        self._insert: Together[Rows, AwayError | None] = Together(self._insert_all, TRANSACTION_SIZE)
         self._writer: BackgroundWriter[Rows] | None = None
         if log_mode == "after":
             self._writer = BackgroundWriter(database.insert)
@@ -263,8 +269,14 @@ class OutcomeLog(LogReader):
     def _write(self, rows: Rows) -> None:
         if self._writer:
             self._writer.put(rows)
-        else:
-            self._insert(rows)
+        elif away := self._insert(rows):
+            raise AwayError(str(away)) from away
+
+    def _insert_all(self, batch: list[Rows]) -> list[AwayError | None]:
+        try:
+            return [*self._database.insert(batch)]
+        except AwayError as error:  # an answer for all: as an error it would have each tried alone
+            return [error for _ in batch]
 
     def _remind(self) -> None:
         if self._retention:

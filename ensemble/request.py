@@ -15,6 +15,7 @@ from ensemble.outcomes import OutcomeLog
 from ensemble.parts import Terms
 from ensemble.records import Decision, FloatArray, Prediction, Wishes
 from ensemble.router import Router
+from ensemble.sendable import check_json
 from ensemble.sessions import Standing
 from ensemble.speeds import Speeds
 
@@ -33,12 +34,25 @@ class Reading:
     def of(cls, prompt: text.Messages, params: Mapping[str, Any]) -> Reading:
         """Raises InputError."""
         messages = text.as_messages(prompt)
+        for number, message in enumerate(messages, start=1):
+            for name, value in message.items():
+                if not isinstance(value, str):
+                    check_json(f"message {number}, {name}", _without_text(value))
         return cls(
             messages,
             text.prompt_text(messages),
             text.count_characters(messages, params),
             text.needs(messages, params),
         )
+
+
+def _without_text(value: Any) -> Any:
+    """The same with every string empty: they are encodable already, and may be large."""
+    if isinstance(value, list | tuple):
+        return [_without_text(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {key: _without_text(inner) for key, inner in value.items()}
+    return "" if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, eq=False)

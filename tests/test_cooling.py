@@ -66,6 +66,9 @@ def test_failures_far_apart_are_none_in_a_row(cooling: Cooling, clock: Clock) ->
         "BadRequestError: no",
         "ContextWindowExceededError: no",
         "ContentPolicyViolationError: no",
+        "UnsupportedParamsError: litellm's own, before anybody is asked",
+        "APIError: HTTP 413: too large",
+        "APIError: HTTP 431: too long headers",
         "cancelled by the caller",
         "closed by the caller",
         "let go: another member answered first",
@@ -84,7 +87,10 @@ def test_what_does_not_speak_against_a_member_is_passed_over(
     assert set(cooling.resting()) == {"oak"}
 
 
-@pytest.mark.parametrize("error", ["Timeout: x", "RateLimitError: x", "NoAnswerError: x", DOWN])
+@pytest.mark.parametrize(
+    "error",
+    ["Timeout: x", "RateLimitError: x", "NoAnswerError: x", "APIError: HTTP 529: x", "APIError: x", DOWN],
+)
 def test_what_speaks_against_a_member_counts(cooling: Cooling, clock: Clock, error: str) -> None:
     note(cooling, clock, error, times=FAILURES, seconds=LEAST_TIMEOUT_S)
     assert set(cooling.resting()) == {"oak"}

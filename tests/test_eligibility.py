@@ -107,6 +107,16 @@ def test_what_just_meets_a_limit_is_eligible() -> None:
     assert some.one().member == "one"
 
 
+@pytest.mark.parametrize("limit", [None, 50, 10**9])
+def test_a_window_is_held_against_the_input_alone(limit: int | None) -> None:
+    # Whether the output counts too differs between providers, and one that refuses has cost nothing.
+    one, asked = member("one", context_window=5_000), {} if limit is None else {"max_tokens": limit}
+    with Ensemble(router=default_router(), pool=Pool([one]), log=False) as opened:
+        assert opened.route("words " * 1_000, **asked).member == "one"
+        with pytest.raises(NoEligibleMemberError, match="its window holds 5,000"):
+            opened.route("words " * 10_000, **asked)
+
+
 @pytest.mark.parametrize("field", ["members", "exclude"])
 def test_a_name_that_is_not_in_the_pool_is_an_error(field: str) -> None:
     some = case(member("one"), reward=[0.5], **{field: frozenset({"one", "gpt-5o"})})

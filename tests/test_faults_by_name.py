@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ensemble.cooling import FAILURES
+from ensemble.engine import Ensemble
 from ensemble.errors import CallFailedError, StreamBrokenError
+from ensemble.pool import Pool
+from ensemble.records import Deployment
 from local_provider import Fail, Raw, Reset, Say
 from serving_cases import (
     CHEAP,
@@ -18,9 +22,11 @@ from serving_cases import (
     MIDDLE,
     MOST_INPUT,
     PRICES,
+    PROMPT,
     QUIET,
     Ask,
     Line,
+    default_router,
     each_way,
     open_line,
     streamed_or_not,
@@ -104,6 +110,8 @@ FAULTS = {
     "a wrong model name": Fault(Fail(404, "The model does not exist"), "NotFoundError"),
     "an expired key": Fault(Fail(401, f"Expired API key: {KEY}"), "AuthenticationError"),
     "no permission": Fault(Fail(403, f"not with {KEY}"), "APIError"),
+    "a request too large": Fault(Fail(413, "too large"), "APIError"),
+    "a request that makes no sense": Fault(Fail(422, "max_tokens: not so"), "BadRequestError"),
 }
 
 
@@ -214,3 +222,33 @@ def test_counts_that_cannot_be_are_not_believed(line: Line, tokens: tuple[int, i
     row = line.row(line.ask(max_tokens=LIMIT))
     assert row["served_member"] == CHEAP and row["cost_is_estimated"]
     assert row["cost_usd"] == pytest.approx(usd(CHEAP, MOST_INPUT, LIMIT))
+
+
+BUSY = Fail(429, "slow down", {"retry-after": "30"})
+
+
+def test_a_deployment_that_is_busy_is_left_alone_for_another_of_its_member(line: Line) -> None:
+    here = {"api_base": line.provider.url, "api_key": KEY}
+    places = tuple(Deployment(f"openai/{name}", here) for name in ("north", "south"))
+    line.provider.behave("north", BUSY)
+    line.provider.behave("south", "Oslo")
+    pool = Pool([line.member(CHEAP, deployments=places), line.member(MIDDLE)])
+    with Ensemble(router=default_router(), pool=pool, log=line.log) as opened:
+        for _ in range(20):  # by chance, north is all but certain to be tried
+            reply = opened.complete(PROMPT, willingness_to_pay_usd=0)
+            assert line.attempts(reply) == [(CHEAP, "routed", None)]
+    assert (line.provider.asked("north"), line.provider.asked("south")) == (1, 20)
+
+
+def test_the_only_deployment_of_a_member_that_is_busy_is_probed_now_and_then(tmp_path: Path) -> None:
+    now, asked, alarms = 1_000.0, list[int](), list[object]()
+    with open_line(tmp_path, clock=lambda: now, on_alarm=alarms.append) as line:
+        line.provider.behave(CHEAP, BUSY)
+        for second in range(34):
+            before = line.provider.asked(CHEAP)
+            assert line.ask().decision.member == MIDDLE
+            asked += [second] * (line.provider.asked(CHEAP) - before)
+            now += 1.0
+        line.provider.behave(CHEAP, "well again")
+        assert line.ask().decision.member == CHEAP
+    assert asked == [*range(FAILURES), 6, 10, 18]  # it rests for 2 s, 4 s, 8 s and 16 s

@@ -29,11 +29,12 @@ FLOORS = """
     3   bounds health
     3   asked router
     2   alarms bundle catalog config dispatch encoder head outcomes policy pool prior show speeds text
-    1   log_reader
-    1   log_database
+    1   log_reader sendable
+    1   log_database log_queue
+    1   log_outage
     1   log_engine
-    1   budget cooling eligibility log_rows manifest members replies sends sessions
-    1   inference log_queue log_retention log_schema log_statements records threads together toml_file
+    1   budget connections cooling eligibility log_rows manifest members replies sends sessions
+    1   inference log_file log_retention log_schema log_statements records threads together toml_file
     0   errors plain_file
 """
 LINES = [line.split()[1:] for line in FLOORS.strip().splitlines()[::-1]]
@@ -44,7 +45,7 @@ LEARNING_STANDS_ON = HEIGHT["engine"]  # floors 0 to 3
 # Where each foreign library may be imported, under ensemble/.
 HOMES = {
     "click": ["cli*.py", "demo.py"],
-    "litellm": ["catalog.py", "dispatch.py", "demo*.py"],
+    "litellm": ["catalog.py", "connections.py", "dispatch.py", "demo*.py"],
     "numpy": ["*"],
     "onnx": ["learning/*"],
     "onnxruntime": ["inference.py"],

@@ -14,7 +14,7 @@ from ensemble.errors import CallFailedError, EnsembleWarning
 from ensemble.health import Health
 from ensemble.records import Attempt
 from local_provider import Fail, Say
-from serving_cases import CHEAP, DEAR, MIDDLE, QUIET, Line, open_line
+from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, QUIET, Ask, Line, each_way, open_line
 
 pytestmark = QUIET
 FAILURES, USUAL = 5, 20  # in a row until a member rests; answers until something is usual
@@ -52,6 +52,37 @@ def test_a_key_of_the_callers_own_says_nothing_of_the_member(line: Line) -> None
     asked = line.provider.asked(CHEAP)
     assert line.ask().decision.member == CHEAP
     assert line.provider.asked(CHEAP) == asked + 1
+
+
+@pytest.mark.parametrize("own", [{"api_base": "http://127.0.0.1:9"}, {"mock_response": RuntimeError("x")}])
+def test_an_address_or_an_answer_of_the_callers_own_says_nothing_of_the_members(
+    line: Line, own: dict[str, Any]
+) -> None:
+    for _ in range(FAILURES + 1):
+        with pytest.raises(CallFailedError):
+            line.ask(members=[CHEAP], **own)
+    assert line.asked == [] and line.ask().decision.member == CHEAP
+
+
+@each_way
+@pytest.mark.parametrize("status", [400, 413, 422, None])
+def test_who_asks_wrongly_twenty_times_puts_no_member_to_rest(
+    line: Line, status: int | None, ask: Ask
+) -> None:
+    wrong: dict[str, Any] = (
+        {} if status else {"thinking": {"type": "enabled", "budget_tokens": 9}}
+    )  # by litellm
+    for name in MEMBERS:
+        line.provider.behave(name, Fail(status or 500, "not like this"))
+    for _ in range(20):
+        with pytest.raises(CallFailedError) as caught:
+            ask(line, **wrong)
+        assert list(caught.value.failures) == list(MEMBERS)
+    assert len(line.asked) == (60 if status else 0) and line.log.spend_usd(since=0) == 0
+    for name in MEMBERS:
+        line.provider.behave(name, "to others as ever")
+    row = line.row(ask(line)[0])
+    assert row["served_member"] == CHEAP and set(row["ineligible_because"]) == {None}
 
 
 def test_how_fast_a_member_answers_is_learned_and_known_to_the_next_process(

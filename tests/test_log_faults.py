@@ -101,7 +101,7 @@ def server() -> Iterator[Any]:
 def test_a_server_that_stops_and_starts_is_told_and_used_again(
     server: Any, log_mode: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ensemble.log_database.BUSY_S", 0.3)
+    monkeypatch.setattr("ensemble.log_engine.BUSY_S", 0.3)
     with OutcomeLog.open(server.get_uri(), log_mode=log_mode) as log:
         kept = record(log)
         log.flush()
@@ -206,7 +206,7 @@ def test_a_log_of_the_first_version_opens_and_keeps_its_rows(
         database = log_database.Database.__new__(log_database.Database)
         older.setattr(log_database, "statements", lambda tables: {})
         database.__init__(place, fsync=False, clock=lambda: 1.0)  # type: ignore[misc]
-        with OutcomeLog(database, log_mode="before", keep="text", clock=lambda: 1.0) as log:
+        with OutcomeLog(database, log_mode="before", keep="text", keep_days=None, clock=lambda: 1.0) as log:
             of, key = record(log), log.prompt_key(PROMPT)
             log.record_outcome(outcome(of), last_attempt=attempt(of))
     engine = sa.create_engine(url_of(place))

@@ -17,6 +17,7 @@ import httpx
 import litellm
 import pytest
 
+from ensemble.connections import MOST_IDLE
 from ensemble.errors import CallFailedError
 from ensemble.pool import Pool
 from ensemble.records import Deployment
@@ -89,6 +90,26 @@ def test_threads_open_no_more_connections_than_there_are_callers(line: Line) -> 
     assert len(line.asked) == 33 and line.provider.connections <= 8
 
 
+@pytest.mark.parametrize("line", ["openai"], indirect=True)
+def test_many_that_wait_at_once_are_served_at_once_and_their_connections_kept(line: Line) -> None:
+    n_callers = MOST_IDLE + 20
+    line.provider.behave(CHEAP, Say("Oslo", delay_s=0.5))
+    for _ in range(2):
+        together = threading.Barrier(n_callers, timeout=30)
+
+        def ask() -> None:
+            together.wait()  # noqa: B023
+            assert said(line.ask(members=[CHEAP])) == "Oslo"
+
+        threads = [threading.Thread(target=ask) for _ in range(n_callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(line.asked) == 2 * n_callers
+    assert line.provider.connections < 1.5 * n_callers
+
+
 def test_each_call_keeps_its_own_time_out(line: Line) -> None:
     line.provider.behave(CHEAP, ["one", Say("two", delay_s=LONG_S), Say("three", delay_s=LONG_S)])
     only = {"members": [CHEAP]}
@@ -118,7 +139,6 @@ def test_one_event_loop_after_another(line: Line) -> None:
 @pytest.mark.parametrize("line", ["openai"], indirect=True)
 def test_the_callers_own_session_is_used_and_left_alone(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     line.ask()
-    assert litellm.client_session is None
     seen: list[httpx.Request] = []
     with httpx.Client(event_hooks={"request": [seen.append]}) as session:
         monkeypatch.setattr(litellm, "client_session", session)

@@ -45,6 +45,7 @@ LEARNING_STANDS_ON = HEIGHT["engine"]  # floors 0 to 3
 # Where each foreign library may be imported, under ensemble/.
 HOMES = {
     "click": ["cli*.py", "demo.py"],
+    "httpx": ["connections.py"],
     "litellm": ["catalog.py", "connections.py", "dispatch.py", "demo*.py"],
     "numpy": ["*"],
     "onnx": ["learning/*"],

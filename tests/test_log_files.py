@@ -94,6 +94,41 @@ def test_closed_and_opened_again_the_log_that_is_there_now_is_used(tmp_path: Pat
         assert ids(log) == [*there, later]
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(40, 1), (40, 40), (300, 40)])
+def test_a_log_that_was_put_in_its_place_is_whole_once_the_old_rest_is_moved_away(
+    tmp_path: Path, ours: int, theirs: int
+) -> None:
+    path = tmp_path / "log.db"
+    for place, who, n in ((path, "ours", ours), (beside(path, ".new"), "theirs", theirs)):
+        with OutcomeLog.open(place, keep="text") as log:
+            for i in range(n):
+                record(log, decision(id=f"{who}{i:03}"), text="x" * 3_000)
+    with OutcomeLog.open(path) as log:
+        record(log)
+        os.replace(beside(path, ".new"), path)
+        with pytest.raises(LogError, match=r"move away \S+log\.db-wal and \S+log\.db-shm"):
+            record(log)
+    for end in ("-wal", "-shm"):  # SQLite leaves them, and would write the old pages into the new file
+        os.replace(beside(path, end), tmp_path / f"old{end}")
+    with OutcomeLog.open(path) as log:
+        assert ids(log) == [f"theirs{i:03}" for i in range(theirs)]
+    assert raw(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+def test_a_file_beside_the_log_that_was_deleted_takes_no_record_with_it(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "log.db"
+    with OutcomeLog.open(path) as log:
+        made = [record(log)]
+        beside(path, end).unlink()
+        with pytest.raises(LogError, match="or close the log and open it again"):
+            record(log)
+    with OutcomeLog.open(path) as log:
+        made.append(record(log, decision(created_at=2_000.0)))
+        assert ids(log) == made
+    assert raw(path, "PRAGMA integrity_check") == [("ok",)]
+
+
 def test_a_file_that_is_put_back_is_written_to_again(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     with OutcomeLog.open(path) as log:

@@ -1,9 +1,9 @@
 """Is an SQLite log still the file that was opened?
 
 SQLite writes on into a file that was deleted or replaced, and all of that is gone with the last program that
-holds it open. So the names are looked up before each transaction, which takes some microseconds. And what is
-left of the old file's write-ahead file it writes into the new one on opening, to the damage of both: SQLite
-cannot tell, and nor can we, so the error says to move it away.
+holds it open. So the names are looked up before each transaction, which takes some microseconds. When SQLite
+opens a file, it writes into it what is left in the write-ahead file beside it: a log that was put in the place
+of another is damaged by the rest of that, unless the rest is moved away first, as the error says.
 """
 
 from __future__ import annotations
@@ -57,13 +57,11 @@ class LogFile:
         """Raises LogError where a name leads elsewhere, or nowhere."""
         for name, known in self._known.items():
             if (found := _identity(name)) != known:
-                left = (
-                    f", move away {name}-wal and {name}-shm if they are there" if name == self._path else ""
-                )
+                became = "replaced" if found else "deleted or moved"
+                rest = f", move {name}-wal and {name}-shm away" if name == self._path else ""
                 raise LogError(
-                    f"the log's file {name} was {'replaced' if found else 'deleted or moved'} while it was "
-                    f"open: what is written now would be lost. Put it back, or close the log{left} and open it "
-                    "again."
+                    f"the log's file {name} was {became} while it was open: what is written now would be "
+                    f"lost. Put it back, or close the log{rest} and open it again."
                 )
 
 

@@ -106,7 +106,7 @@ def test_a_log_that_was_put_in_its_place_is_whole_once_the_old_rest_is_moved_awa
     with OutcomeLog.open(path) as log:
         record(log)
         os.replace(beside(path, ".new"), path)
-        with pytest.raises(LogError, match=r"move away \S+log\.db-wal and \S+log\.db-shm"):
+        with pytest.raises(LogError, match=r"move \S+log\.db-wal and \S+log\.db-shm away"):
             record(log)
     for end in ("-wal", "-shm"):  # SQLite leaves them, and would write the old pages into the new file
         os.replace(beside(path, end), tmp_path / f"old{end}")

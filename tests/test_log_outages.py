@@ -223,6 +223,7 @@ def test_while_it_is_away_those_who_stand_in_line_are_tried_once_together(
         assert tries == [1, callers - 1]
         away.bring()
         later = record(log, decision(created_at=2_000.0))
+        assert log._database._outage._since is None  # the next one is waited for anew
         assert ids(log) == [kept, later]
 
 

@@ -163,8 +163,8 @@ def test_what_is_under_way_counts_at_its_most_against_the_cap(
 def test_the_deadline_is_one_for_both(line: Line, ask: Ask, stream: bool) -> None:
     for name in (CHEAP, MIDDLE):
         line.provider.behave(name, SILENT)
-    with pytest.raises(CallFailedError, match=r"The deadline has passed: max_latency_s is 0\.6\.$") as caught:
-        ask(line, hedge_after_s=SOON_S, max_latency_s=0.6, stream=stream)
+    with pytest.raises(CallFailedError, match=r"The deadline has passed: max_latency_s is 1\.5\.$") as caught:
+        ask(line, hedge_after_s=SOON_S, max_latency_s=1.5, stream=stream)
     assert set(caught.value.failures) == {CHEAP, MIDDLE} and DEAR not in line.asked
     assert [a["reason"] for a in line.row(caught.value)["attempts"]] == ["routed", "hedge"]
 

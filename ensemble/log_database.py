@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble.errors import LogError
-from ensemble.log_engine import BUSY_S, make_engine, url_of
+from ensemble.log_engine import BUSY_S, make_engine, url_of, without_waiting
 from ensemble.log_file import LogFile, make_private_file
 from ensemble.log_outage import Outage
 from ensemble.log_rows import Row, Rows
@@ -167,11 +167,13 @@ class Database:
             try:
                 # The driver's own: SQLAlchemy's ways of beginning and executing take longer than the writing.
                 connection = self._engine.raw_connection()
-                cursor = connection.cursor()
-                for table, values in by_table.items():  # what others refer to comes first
-                    if values:
-                        cursor.executemany(self._inserts[table].sql + again, values)
-                connection.commit()
+                tries = self._sqlite and self._outage.lasts  # who was waited for once is only tried
+                with without_waiting(connection) if tries else contextlib.nullcontext():
+                    cursor = connection.cursor()
+                    for table, values in by_table.items():  # what others refer to comes first
+                        if values:
+                            cursor.executemany(self._inserts[table].sql + again, values)
+                    connection.commit()
             except (sa.exc.SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error) as error:
                 if connection is not None and not self._sqlite and self._is_away(error):
                     connection.invalidate()  # there is nothing left to roll back

@@ -3,9 +3,11 @@ the only ones that know SQLAlchemy."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +67,16 @@ def make_engine(url: sa.URL, *, fsync: bool, file: LogFile | None = None) -> sa.
         sa.event.listen(engine, "connect", lambda *_: file.connected())
         sa.event.listen(engine, "close", lambda *_: file.disconnected())
     return engine
+
+
+@contextlib.contextmanager
+def without_waiting(connection: Any) -> Iterator[None]:
+    """An SQLite file that another process keeps is an error at once, and not only after ``BUSY_S``."""
+    connection.cursor().execute("PRAGMA busy_timeout = 0").close()
+    try:
+        yield
+    finally:
+        connection.cursor().execute(f"PRAGMA busy_timeout = {int(1_000 * BUSY_S)}").close()
 
 
 def _set_up_sqlite(connection: Any, _record: object, *, fsync: bool) -> None:

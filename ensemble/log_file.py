@@ -2,8 +2,8 @@
 
 SQLite writes on into a file that was deleted or replaced, and all of that is gone with the last program that
 holds it open. So the names are looked up before each transaction, which takes some microseconds. When SQLite
-opens a file, it writes into it what is left in the write-ahead file beside it: a log that was put in the place
-of another is damaged by the rest of that, unless the rest is moved away first, as the error says.
+opens a file, it writes into it what is left in the write-ahead file beside it: a log that was put in the
+place of another is damaged by the rest of that one, unless it is moved away first, as the error says.
 """
 
 from __future__ import annotations

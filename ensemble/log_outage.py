@@ -34,5 +34,9 @@ class Outage:
             raise AwayError(str(error)) from error.__cause__
         time.sleep(AWAY_S)
 
+    @property
+    def lasts(self) -> bool:
+        return self._since is not None
+
     def end(self) -> None:
         self._since = None

@@ -247,6 +247,31 @@ def test_in_mode_after_nobody_is_held_up_and_what_is_lost_is_counted(
         assert ids(log) == [kept, later]
 
 
+def test_a_file_that_was_waited_for_once_is_only_tried_until_it_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with (
+        OutcomeLog.open(path) as log,
+        contextlib.closing(sqlite3.connect(path, check_same_thread=False)) as other,
+    ):
+        kept = record(log)
+        with pytest.raises(AwayError):
+            log._database._outage.wait(LogError("gone"), begun=time.monotonic() - 60)
+        other.execute("BEGIN IMMEDIATE")
+        falls_free = threading.Timer(5, other.rollback)  # before long, to who waits
+        falls_free.start()
+        with pytest.raises(AwayError, match="another process kept it"):
+            record(log)
+        falls_free.cancel()
+        other.rollback()
+        later = record(log, decision(created_at=2_000.0))
+        other.execute("BEGIN IMMEDIATE")
+        falls_free = threading.Timer(0.3, other.rollback)
+        falls_free.start()
+        log.record_reward(kept, 1.0)  # is waited for again
+        falls_free.join()
+        assert ids(log) == [kept, later]
+
+
 def test_after_each_outage_the_next_is_waited_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_outage, "AWAY_S", 0.0)
     outage, met, now = Outage(), LogError("gone"), time.monotonic()

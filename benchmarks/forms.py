@@ -1,15 +1,15 @@
 """In which forms can the encoder be stored and computed? Each is made from its fp32 graph.
 
 fp32                    as exported: the mark for all others
-w8                      as shipped: weights stored in 8 bits, multiplied out when opened, fp32 arithmetic
+w8                      weights stored in 8 bits, multiplied out when opened, fp32 arithmetic
 fp16 storage            weights stored in 16 bits, cast up when opened; fp32 arithmetic
 fp16                    computed in fp16 up to the pooling, as build_encoder's form for CUDA is
 8 bits / 4 bits, fp32   onnxruntime's MatMulNBits: weights stay packed, in blocks of 32; fp32 arithmetic
 8 bits / 4 bits, int8   the same, and the input of each product is rounded to 8 bits, in blocks of a token
 static int8             QDQ as onnxruntime.quantization makes it: scales fixed beforehand by the least and the
                         greatest value met, one for each column of weights; outputs of products in fp32
-static int8, evened     ours: see ensemble/learning/eight_bit_products.py
-w8, 128 / 64 tokens     the shipped form, but no more than so many tokens of a text are read, head and tail
+static int8, evened     as shipped: see ensemble/learning/eight_bit_products.py
+w8, 128 / 64 tokens     no more than so many tokens of a text are read, head and tail
 
 The embedding tables of all but fp32, fp16 and fp16 storage are stored in 8 bits, as those of w8 are.
 """

@@ -6,7 +6,7 @@ The features are the model's sentence embedding and the means of lower layers, s
 ``fp32`` is exact. ``fp16`` is half the size, for CUDA; it rounds what it computes, so that a text's
 features alone and in a batch agree to 1e-4 only. ``w8`` stores the large weights in 8 bits and computes
 in fp32 (eight_bits.py): a quarter of the size at the speed of fp32. ``int8`` multiplies in 8 bits as well
-(eight_bit_products.py): the size of w8, less memory and about half the time, on a CPU; its features are the
+(eight_bit_products.py): the size of w8, less memory and some .6 of the time, on a CPU; its features are the
 same in every batch, but not to 1e-5 on every processor. Others were left out: benchmarks/forms.py.
 """
 

@@ -11,11 +11,13 @@ and half. One of more than ``16 * max_tokens`` characters is first cut to its fi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,11 @@ from ensemble.inference import PROVIDERS, Device, Session, open_session
 GRAPH, TOKENIZER = "encoder.onnx", "tokenizer.json"
 FORMAT = "1"
 CHARACTERS_PER_TOKEN = 8  # kept at each end of a very long text, times max_tokens
-TOKENS_PER_BATCH = 1024  # padded; more is no faster on a CPU, and holds more memory
+TOKENS_PER_BATCH = 512  # padded; more is no faster on a CPU, and holds more memory
 TOKENS_PER_BATCH_CUDA = 32_768
+SIDE_BY_SIDE = (
+    32  # batches from which on a CPU's cores take one each; to prepare that costs as much as twelve
+)
 LEAST_GAIN = 0.05  # of the time of a batch: where a call's fixed cost is less of it, a larger one doesn't pay
 
 
@@ -38,7 +43,8 @@ class Encoder:
     ``id`` is the folder's name, ``n_features`` the width, ``max_tokens`` how many tokens of a text
     are read, ``trained`` says what of it was trained on outcomes (``None``: nothing), ``provider`` is the
     onnxruntime execution provider it runs on with ``threads`` threads, ``tokens_per_batch`` how much
-    ``encode`` gives it at once, ``sha256`` the hex digests of its two files, by name.
+    ``encode`` gives it at once, ``sha256`` the hex digests of its two files, by name. Once many texts were
+    encoded on a CPU, the graph stays open a second time, for runs side by side.
     """
 
     def __init__(self, id: str, tokenizer: bytes, session: Session) -> None:
@@ -86,8 +92,19 @@ class Encoder:
         """
         ids = self.tokens(texts)
         features = np.empty((len(ids), self.n_features), dtype=np.float32)
-        for rows in _batches([len(line) for line in ids], self.tokens_per_batch):
-            features[rows] = self.encode_tokens([ids[row] for row in rows])
+        batches = list(_batches([len(line) for line in ids], self.tokens_per_batch))
+
+        def encode(rows: list[int], threads: int | None = None) -> None:
+            features[rows] = self.encode_tokens([ids[row] for row in rows], threads)
+
+        if self.provider != PROVIDERS["cpu"] or self.threads == 1 or len(batches) < SIDE_BY_SIDE:
+            for rows in batches:
+                encode(rows)
+            return features
+        # Cores that each work on a batch of their own don't wait for each other within a product.
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="ensemble-encode") as cores:
+            for _ in cores.map(functools.partial(encode, threads=1), reversed(batches)):
+                pass
         return features
 
     def cut(self, text: str) -> str:
@@ -98,8 +115,11 @@ class Encoder:
         """The token ids of each text, at most ``max_tokens`` of them. Raises as ``encode`` does."""
         return self._reader.read(texts)
 
-    def encode_tokens(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """The features of texts given by their ``tokens``, (len(ids), n_features), in one run."""
+    def encode_tokens(
+        self, ids: Sequence[Sequence[int]], threads: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The features of texts given by their ``tokens``, (len(ids), n_features), in one run on ``threads``
+        threads (``None``: on its own number)."""
         if len(ids) == 1:
             batch = np.array(ids, dtype=np.int64)
             mask = np.ones_like(batch)
@@ -110,7 +130,8 @@ class Encoder:
             for row, line in zip(batch, ids, strict=True):
                 row[: len(line)] = line
             mask = (np.arange(longest) < lengths).astype(np.int64)
-        return self._session.run(["features"], {"input_ids": batch, "attention_mask": mask})[0]
+        feeds = {"input_ids": batch, "attention_mask": mask}
+        return self._session.run(["features"], feeds, threads)[0]
 
     def measure_room(self) -> int:
         """How many tokens, padded, are worth encoding in one run here: measured, in some 0.1 s.

@@ -65,14 +65,21 @@ class Session:
             self.outputs = {node.name: tuple(node.shape) for node in session.get_outputs()}
         except UnicodeDecodeError as error:
             raise BundleError(f"expected an ONNX graph with names in UTF-8, found: {error}") from error
-        self._session: Any = session  # None in a forked child until its first use
+        self._sessions = {self.threads: session}  # by the threads of a run; a forked child starts with none
         _open_sessions.add(self)
 
     def run(
-        self, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]
+        self,
+        outputs: Sequence[str] | None,
+        feeds: Mapping[str, npt.NDArray[Any]],
+        threads: int | None = None,
     ) -> list[npt.NDArray[Any]]:
-        """The arrays of the named outputs (all of them for ``None``), in that order. Raises BundleError."""
-        session = self._session or self._reopened()
+        """The arrays of the named outputs (all of them for ``None``), in that order. Raises BundleError.
+
+        ``threads`` other than those it was opened with (``None``) open the graph once more, to stay.
+        """
+        threads = threads or self.threads
+        session = self._sessions.get(threads) or self._opened_again(threads)
         try:
             return session.run(outputs, feeds)  # type: ignore[no-any-return]
         except Exception as error:  # onnxruntime's own errors share no base class
@@ -81,23 +88,24 @@ class Session:
                 "Fetch or make it again; on a GPU, see that its memory is free."
             ) from error
 
-    def _reopened(self) -> Any:
+    def _opened_again(self, threads: int) -> Any:
         with self._reopening:
-            if self._session is None:
+            if threads not in self._sessions:
                 graph = _read_again(self._source)
                 if hashlib.sha256(graph).hexdigest() != self.sha256:
                     raise BundleError(
                         f"expected the graph as it was when first opened (SHA-256 {self.sha256}), found that "
-                        "its file was written over, on reading it in a forked process. Load the bundle again."
+                        "its file was written over, on reading it again. Load the bundle again."
                     )
-                self._session = _onnxruntime_session(graph, self._device, self.threads)
-            return self._session
+                self._sessions[threads] = _onnxruntime_session(graph, self._device, threads)
+            return self._sessions[threads]
 
     def _after_fork_in_child(self) -> None:
         # A fork copies a session without its worker threads: to close it is to wait for them for ever.
         # So the copy is never closed; its pages are the parent's, and cost nothing while untouched.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
-        self._session = None
+        for session in self._sessions.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+        self._sessions = {}
         self._reopening = threading.Lock()
 
 

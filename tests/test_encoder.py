@@ -119,9 +119,11 @@ def test_real_prompts_have_the_same_features_alone_and_in_a_batch():
         np.testing.assert_allclose(together, np.stack([alone(text) for text in texts]), atol=1e-5)
 
 
-def test_a_batch_larger_than_one_run_keeps_its_order():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_larger_than_one_run_keeps_its_order(threads, monkeypatch):
+    monkeypatch.setattr("ensemble.encoder.SIDE_BY_SIDE", 4)
     texts = [f"Question {i}: {words(i % 90)}" for i in range(150)]
-    together = shipped().encode(texts)
+    together = Encoder.load(SHIPPED, threads=threads).encode(texts)
     for row in (0, 1, 89, 149):
         np.testing.assert_allclose(together[row], alone(texts[row]), atol=1e-5)
 
@@ -235,15 +237,18 @@ def test_using_it_leaves_nothing_in_the_users_home(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_encodes_and_ends():
+@pytest.mark.parametrize("texts", [1, 40], ids=["one text", "many, side by side"])
+def test_a_forked_child_encodes_and_ends(texts):
     code = f"""
 import os, sys
-from ensemble.encoder import Encoder
-encoder = Encoder.load({str(SHIPPED)!r}, threads=2)
-before = encoder.encode(["hello " * 50])
+import ensemble.encoder
+ensemble.encoder.SIDE_BY_SIDE = 2
+encoder = ensemble.encoder.Encoder.load({str(SHIPPED)!r}, threads=2)
+texts = ["hello " * 50] * {texts}
+before = encoder.encode(texts)
 for encodes in (True, False):
     if (child := os.fork()) == 0:
-        if encodes and abs(encoder.encode(["hello " * 50]) - before).max() > 1e-5:
+        if encodes and abs(encoder.encode(texts) - before).max() > 1e-5:
             sys.exit(1)
         sys.exit(0)
     print(os.waitpid(child, 0)[1], end=" ", flush=True)  # unflushed, the next child would print it too

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from ensemble.records import ABILITIES, Wishes
 from ensemble.sendable import HEADERS, TIMEOUTS, check_sendable
 
 _OURS = tuple(field.name for field in dataclasses.fields(Wishes) if field.name != "spend_price")
+_OUR_NAMES = (*_OURS, "metadata", "session", "hedge_after_s")
 _SETS = ("members", "exclude", "requires")
 _OWN_PLACE = ("api_key", "api_base", "base_url", "client", "mock_response")
 _KINDS: dict[str, tuple[Any, str]] = {
@@ -28,6 +31,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
 LIMITS = ("max_tokens", "max_completion_tokens")  # litellm's two names for the longest answer
 COUNTS = (*LIMITS, "n")
 LARGEST_COUNT = 2**63 - 1  # which some write for "no limit"
+LIKENESS = 0.85  # of two keywords, as difflib has it; litellm's own are less like any of ours
 LEAST_PATIENCE_S = 0.001  # no member answers sooner
 _FALLBACKS = ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
 
@@ -62,6 +66,12 @@ class Asked:
         for name in TIMEOUTS:
             if isinstance(params.get(name), Real):
                 _number(name, params[name], 0, 1e9)
+        for name in params:
+            if meant := _misspelt(name):
+                raise InputError(
+                    f"{name}=...: expected a keyword of ours or of litellm's. Did you mean {meant}? "
+                    "What only a provider knows by that name goes into extra_body."
+                )
         check_sendable(params)
         return cls(ours, metadata, session, params, hedge_after_s)
 
@@ -128,6 +138,13 @@ def _refuse_foreign(params: dict[str, Any]) -> None:
                 f"{name}=... is not taken: the members of the pool are fallen back on already, each hop "
                 "decided anew. Name those that may serve with members=[...]"
             )
+
+
+@functools.lru_cache(1_024)
+def _misspelt(name: str) -> str | None:
+    """Our keyword that ``name`` nearly is: sent to a provider, a cap on the cost would bind nobody."""
+    begun = [ours for ours in _OUR_NAMES if ours.startswith(f"{name}_")]
+    return next(iter(begun or difflib.get_close_matches(name, _OUR_NAMES, 1, LIKENESS)), None)
 
 
 def _count(name: str, value: Any) -> int:

@@ -24,6 +24,7 @@ from ensemble.errors import ConfigError, EnsembleWarning, InputError, NoEligible
 from ensemble.exchange import Exchange
 from ensemble.hops import Call
 from ensemble.inference import Device
+from ensemble.members import described
 from ensemble.outcomes import Keep, LogMode, OutcomeLog
 from ensemble.parts import Parts, Place
 from ensemble.pool import Pool
@@ -122,6 +123,8 @@ class Ensemble:
         or NoEligibleMemberError for the first prompt that can't be decided, once all before it are.
         """
         asked = Asked.of(keywords)
+        if isinstance(prompts, str | bytes | Mapping):
+            raise InputError(f"prompts: expected many, found {described(prompts)}. Pass [prompt] for one.")
         if asked.session is not None:
             raise InputError("session: expected none for a batch, whose prompts are decided side by side")
         asked.wishes(self.pool.defaults, frozenset())  # complain now, not at the first decision

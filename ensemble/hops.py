@@ -132,8 +132,7 @@ class Call:
         return self._running[-1]
 
     def _patience_s(self) -> float | None:
-        """Until when to wait without a word: for a hedge, or past the deadline, which a provider that sends
-        a little now and then would never notice."""
+        """How long to wait: until a hedge, or past the deadline, which a trickle of bytes would outlast."""
         longest = min(self.hedge_after_s or math.inf, self.left_s() + GRACE_S)
         return None if longest == math.inf else longest
 
@@ -203,7 +202,8 @@ class Call:
             return "Check the members' API keys."
         if self.left_s() == 0:
             return f"The deadline has passed: max_latency_s is {self.wishes.max_latency_s:g}."
-        return ""
+        left_out = [f"  {one.member}: {why}" for one in self.decision if (why := one.ineligible_because)]
+        return "\n".join(["Nobody else could be asked:", *left_out]) if left_out else ""
 
     def _remaining(self) -> Wishes:
         """The wishes under what is left of the deadline and, if those at it cost their most, of the cap."""

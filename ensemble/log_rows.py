@@ -163,7 +163,8 @@ def checked_reward(reward: Any) -> float:
     with contextlib.suppress(OverflowError):  # an int of a thousand digits
         if isinstance(reward, Real | np.bool_) and 0 <= (value := float(reward)) <= 1:
             return value
-    found = "an integer outside of it" if isinstance(reward, int) else f"{reward!r:.80}"
+    too_long = isinstance(reward, int) and abs(reward) > 2**63  # for Python to print, it may be
+    found = "a very large integer" if too_long else f"{reward!r:.80}"
     raise InputError(f"a reward must be a number in [0, 1], found {found}.")
 
 

@@ -125,6 +125,12 @@ def test_what_cannot_be_meant_is_refused_before_any_prompt_is_read(wrong: dict[s
         an_ensemble().route_batch(iter(PROMPTS), **wrong)
 
 
+@pytest.mark.parametrize("one", [PROMPTS[0], {"role": "user", "content": PROMPTS[0]}])
+def test_one_prompt_is_not_taken_for_many(one: Any) -> None:
+    with pytest.raises(InputError, match=r"prompts: expected many, found .* Pass \[prompt\] for one"):
+        an_ensemble().route_batch(one)
+
+
 def test_a_bar_is_shown_on_standard_error_if_asked_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,15 @@ def test_refused_keys_are_called_by_their_name(line: Line) -> None:
         line.ask()
 
 
+def test_who_could_not_be_asked_is_listed_with_the_reason(line: Line) -> None:
+    line.provider.behave(CHEAP, Fail(500))
+    line.provider.behave(MIDDLE, Fail(500))
+    with pytest.raises(CallFailedError) as caught:
+        line.ask(exclude=[DEAR])
+    assert list(caught.value.failures) == [CHEAP, MIDDLE]
+    assert str(caught.value).endswith(f"Nobody else could be asked:\n  {DEAR}: excluded by the caller")
+
+
 def test_the_wishes_bind_whoever_takes_over(line: Line) -> None:
     line.provider.behave(CHEAP, Fail(500))
     reply = line.ask(exclude=[MIDDLE])

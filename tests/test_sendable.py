@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import inspect
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 
 import h11
 import httpx
+import litellm
 import numpy as np
 import openai
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from litellm.types.utils import all_litellm_params
 
 from ensemble.asked import Asked
 from ensemble.errors import InputError
@@ -93,6 +96,31 @@ def test_it_is_an_error_that_names_the_parameter(name: str, value: Any) -> None:
         Asked.of({name: value})
     assert len(str(caught.value)) < 400
     str(caught.value).encode()  # it can be printed
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("max_cost", "max_cost_usd"),
+        ("max_latency", "max_latency_s"),
+        ("willingness_to_pay", "willingness_to_pay_usd"),
+        ("willingess_to_pay_usd", "willingness_to_pay_usd"),
+        ("owned", "owned_only"),
+        ("member", "members"),
+        ("excludes", "exclude"),
+        ("meta_data", "metadata"),
+    ],
+)
+def test_a_misspelt_keyword_of_ours_is_not_sent_to_a_provider(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}=.*Did you mean {meant}\\?"):
+        Asked.of({name: 1})
+
+
+def test_no_keyword_that_litellm_or_a_provider_knows_is_taken_for_a_misspelt_one() -> None:
+    known = {*inspect.signature(litellm.completion).parameters, *litellm.OPENAI_CHAT_COMPLETION_PARAMS}
+    known |= {*all_litellm_params, "session_id", "top_k", "min_p", "cached_content", "thinking"}
+    refused = {"model", "messages", "fallbacks", "context_window_fallbacks", "content_policy_fallbacks"}
+    assert {name for name in known - refused if not _taken(name, None)} == set()
 
 
 @each_way

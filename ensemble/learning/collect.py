@@ -203,7 +203,7 @@ def _sender(dispatcher: Dispatcher | None, pairs: Sequence[Pair], left_usd: floa
         listing = "\n".join(f"  {name}: {what}" for name, what in missing.items())
         raise ConfigError(
             f"expected an API key for each member, found none for {len(missing)} of {len(payable)}:\n"
-            f"{listing}\nNothing was asked. Set them, or name the members to ask (members)."
+            f"{listing}\nNothing was asked. Set them, or name the members to ask (members=[...], --member)."
         )
     return sender
 
@@ -227,8 +227,8 @@ def _write(
         where, first = problems[0]
         raise InputError(
             f"the scorer failed on {len(problems)} of {len(rows) + len(problems)} answers, first on {where}: "
-            f"{type(first).__name__}: {first}. Nothing is lost: {journal.path} holds the answers. Mend the "
-            "scorer and run again; no answer is asked for twice."
+            f"{type(first).__name__}: {str(first).rstrip('.')}. Nothing is lost: {journal.path} holds the "
+            "answers. Mend the scorer and run again; no answer is asked for twice."
         ) from first
     if rows:
         write_table(out, rows)

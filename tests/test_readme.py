@@ -51,9 +51,11 @@ def test_the_map_names_files_that_exist() -> None:
 
 
 def test_the_settings_and_the_pool_in_the_readme_are_such(tmp_path: Path) -> None:
-    settings, pool = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "ensemble.toml").write_text(settings, encoding="utf-8")
-    assert read_settings(tmp_path / "ensemble.toml") == {"budgets": [Budget(20.0, per="team")]}
+    budgets, pool, settings = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "ensemble.toml").write_text(settings + budgets, encoding="utf-8")
+    read = read_settings(tmp_path / "ensemble.toml")
+    assert read.pop("budgets") == [Budget(20.0, per="team")]
+    assert set(read) == {"router", "pool", "log", "log_mode"}
     (tmp_path / "pool.toml").write_text(pool, encoding="utf-8")
     from ensemble.catalog import look_up
 

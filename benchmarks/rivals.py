@@ -1,6 +1,6 @@
 """Who are the rivals? The methods that others published or anybody would try first, under one interface.
 
-``TUNED`` choose from their grid on validation, as carefully as ours does; ``PUBLISHED`` stand once, with the
+``TUNED`` choose from their grid on the validation fold; ``PUBLISHED`` stand once, with the
 settings of their papers. Both are fitted on the same frozen features as ours.
 """
 

@@ -165,6 +165,8 @@ def test_the_report_ranks_methods_between_random_mix_and_query_oracle() -> None:
     ours, cost_only, single, mix, oracle = report.scores
     assert oracle.aiq > ours.aiq > cost_only.aiq and ours.aiq > mix.aiq
     assert report.best_single == "d" and (report.n_prompts, report.n_left_out) == (400, 0)
+    cheapest = TEST.reward[:, TEST.cost.mean(axis=0).argmin()].mean()
+    assert single.aiq == pytest.approx((cheapest + report.best_single_reward) / 2)  # mixed with the cheapest
     assert single.gain == mix.gain == 0 and single.saving == 0 and single.brier is None
     assert ours.gain == pytest.approx(0.95 - 0.7, abs=0.07)
     assert ours.saving is not None and ours.saving > 0.9

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ from worlds import table_of
 NONE = np.zeros(0)
 NO_CELLS = Cells(NONE, NONE, NONE, NONE, np.zeros(0, np.int64))
 LINE = Strangeness(0.0, 1.0, 0.0)
+doubt_of = functools.partial(reward_doubt, outcomes=math.inf, seen=0.0)  # what the errors alone say
 
 
 def doubtful(
@@ -51,7 +54,7 @@ def doubtful(
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 99), prior_std=st.floats(0.08, 0.15), half=st.floats(0.05, 1.5))
 def test_doubt_is_found_where_errors_follow_the_evidence(seed: int, prior_std: float, half: float) -> None:
-    found = reward_doubt(LINE, *doubtful(seed, Doubt(LINE, prior_std, half), (20 * half, half / 20)))
+    found = doubt_of(LINE, *doubtful(seed, Doubt(LINE, prior_std, half), (20 * half, half / 20)))
     assert found.prior_std == pytest.approx(prior_std, rel=0.35)
     assert half / 3 < found.half < 3 * half
 
@@ -61,7 +64,7 @@ def test_doubt_is_found_where_errors_follow_the_evidence(seed: int, prior_std: f
 def test_doubt_is_found_where_errors_follow_strangeness(seed: int, prior_std: float, line: float) -> None:
     """The evidence is alike near and far: strangeness alone tells them apart, on either side of a line."""
     truth = Doubt(Strangeness(line, 1.0, 0.0), prior_std, 0.05)
-    found = reward_doubt(LINE, *doubtful(seed, truth, (20.0, 20.0), (-2.0, 5 - line)))
+    found = doubt_of(LINE, *doubtful(seed, truth, (20.0, 20.0), (-2.0, 5 - line)))
     usual, strange = (
         found.prior_std * doubt_share(chance(odds + found.strangeness.offset), np.array(20.0), found.half)
         for odds in (np.array(-2.0), np.array(5 - line))
@@ -77,9 +80,7 @@ def test_what_lies_near_counts_for_more_than_what_lies_far_off() -> None:
     far = doubtful(0, Doubt(LINE, 0.05, 1.0), much)[1]
     loud, quiet, both = (
         found.prior_std / np.sqrt(1 + 20 / found.half)
-        for found in (
-            reward_doubt(LINE, *parts) for parts in ((near, NO_CELLS), (far, NO_CELLS), (near, far))
-        )
+        for found in (doubt_of(LINE, *parts) for parts in ((near, NO_CELLS), (far, NO_CELLS), (near, far)))
     )
     assert quiet < 0.5 * loud and both > 0.8 * loud
 
@@ -89,7 +90,7 @@ def test_doubt_never_exceeds_what_a_reward_can_scatter() -> None:
     region = np.repeat(np.arange(40), 50)
     hat = np.where(wild, 0.05, 0.95)
     part = cells(hat, np.zeros(2000), np.full(wild.shape, 0.01), region, table_of(wild))
-    assert reward_doubt(LINE, part, part).prior_std == pytest.approx(0.5)
+    assert doubt_of(LINE, part, part).prior_std == pytest.approx(0.5)
 
 
 def test_one_outcome_tells_at_least_what_its_own_noise_leaves() -> None:
@@ -101,14 +102,27 @@ def test_one_outcome_tells_at_least_what_its_own_noise_leaves() -> None:
     table = table_of(np.clip(0.5 + error + rng.normal(0, 0.2, hat.shape), 0, 1))
     near = cells(hat, odds, np.full(hat.shape, 100.0), region, table)
     for far in (NO_CELLS, cells(hat, odds, np.full(hat.shape, 0.01), region, table)):
-        found = reward_doubt(LINE, near, far)
+        found = doubt_of(LINE, near, far)
         assert found.half <= 0.2**2 / found.prior_std**2 * 1.1
+
+
+@pytest.mark.parametrize("outcomes", [50.0, 2_000.0])
+def test_nobody_is_surer_of_a_member_than_its_mean_is(outcomes: float) -> None:
+    """Out-of-fold errors of a level cancel over the folds: none are seen here, though there must be some."""
+    reward = np.tile([[0.0], [1.0]], (1000, 1))
+    flat, odds = np.full(reward.shape, 0.5), np.full(2000, -40.0)
+    part = cells(flat, odds, np.full(reward.shape, 30.0), np.repeat(np.arange(40), 50), table_of(reward))
+    surest = doubt_of(LINE, part, NO_CELLS)
+    found = reward_doubt(LINE, part, NO_CELLS, outcomes=outcomes, seen=30.0)
+    level_std = 0.5 / np.sqrt(outcomes)
+    assert surest.prior_std * doubt_share(np.zeros(1), np.array(30.0), surest.half) < 0.1 * level_std
+    assert found.prior_std * doubt_share(np.zeros(1), np.array(30.0), found.half) >= level_std
 
 
 def test_where_no_region_has_enough_prompts_the_doubt_is_stated() -> None:
     stated = Doubt(LINE, 0.25, 1.0)
-    assert reward_doubt(LINE, NO_CELLS, NO_CELLS) == stated
-    assert reward_doubt(LINE, NO_CELLS, doubtful(0, stated, (9.0, 9.0))[1]) != stated  # one part is enough
+    assert doubt_of(LINE, NO_CELLS, NO_CELLS) == stated
+    assert doubt_of(LINE, NO_CELLS, doubtful(0, stated, (9.0, 9.0))[1]) != stated  # one part is enough
 
 
 def test_cells_average_over_a_region_and_leave_small_ones_out() -> None:

@@ -85,6 +85,9 @@ def test_a_router_trained_from_the_log_prefers_who_was_rewarded(tmp_path: Path, 
     folder = Path(Router.load().folder.parent) / "encoders" / encoder.id
     train(logged.table, encoder, folder, tmp_path / "mine", features=logged.features)
     router = Router.load(tmp_path / "mine")
+    notes = router.manifest.members  # what of a cost was input, hashes don't tell
+    assert all(note.usd_per_million_input is note.usd_per_million_output is None for note in notes)
+    assert "how long the prompts were" in (tmp_path / "mine" / "CARD.md").read_text()
     texts = ["What is 4711 plus 1234 times 77?", "Write a poem of 9 lines about winter and bread, number 4."]
     reward = router.predict(texts).reward[:, [router.members.index(name) for name in MEMBERS]]
     assert reward[0, 0] > reward[0, 1] and reward[1, 1] > reward[1, 0]

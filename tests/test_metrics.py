@@ -117,6 +117,12 @@ def test_brier_and_calibration_leave_missing_pairs_out() -> None:
     assert metrics.calibration_error(hat, reward, bins=2) == pytest.approx(expected)
 
 
+def test_calibration_error_of_equal_predictions_does_not_depend_on_the_order_of_the_rows() -> None:
+    reward = np.repeat([[0.0], [1.0]], 50, axis=0)
+    assert metrics.calibration_error(np.full((100, 1), 0.5), reward) == pytest.approx(0)
+    assert metrics.calibration_error(np.full((100, 1), 0.7), reward) == pytest.approx(0.2)
+
+
 def test_calibration_error_tells_honest_from_overconfident() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((20_000, 1))

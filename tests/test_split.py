@@ -45,6 +45,14 @@ def test_near_duplicates_are_found_in_every_coat() -> None:
         assert pairs(near_duplicates([*others, base, coat]).tolist()) == [(50, 51)], name
 
 
+def test_near_duplicates_are_found_where_no_spaces_part_the_words() -> None:
+    """Prove that the root of 2 is irrational; of 3, thank you; what is the capital of France."""
+    one = "\u8bf7\u8bc1\u660e\u4e8c\u7684\u5e73\u65b9\u6839\u662f\u65e0\u7406\u6570"
+    other = one.replace("\u4e8c", "\u4e09") + "\u8c22\u8c22"
+    apart = "\u6cd5\u56fd\u7684\u9996\u90fd\u662f\u54ea\u91cc\u8bf7\u8be6\u7ec6\u8bf4\u660e"
+    assert near_duplicates([one, other, apart]).tolist() == [0, 0, 1]
+
+
 def test_short_prompts_need_the_same_text() -> None:
     texts = [
         "What is 2 + 3?",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 from pathlib import Path
@@ -147,6 +148,18 @@ def test_words_where_numbers_should_be(tmp_path: Path) -> None:
     bad: list[dict[str, Any]] = [{**row, "reward": "good"} for row in rows()]
     with pytest.raises(TableError, match="the column reward is not numeric"):
         read_tables(written(tmp_path / "t.parquet", bad))
+
+
+def test_columns_of_lists_or_dates_are_named(tmp_path: Path) -> None:
+    good = pq.read_table(written(tmp_path / "t.parquet", rows()))
+    day = datetime.datetime(2026, 1, 1)
+    odd = {"prompt": [[{"role": "user", "content": "hi"}]], "cost_usd": [day]}
+    for name, values in odd.items():
+        at = good.column_names.index(name)
+        bad = good.set_column(at, name, pa.array(values * good.num_rows))
+        pq.write_table(bad, tmp_path / "bad.parquet")
+        with pytest.raises(TableError, match=f"expected text or numbers in the column {name}, found"):
+            read_tables(tmp_path / "bad.parquet")
 
 
 def test_two_names_of_one_member_on_one_prompt_are_a_repeated_pair(tmp_path: Path) -> None:

@@ -147,6 +147,18 @@ def test_costs_and_tokens_may_be_unknown(encoder: Encoder, place: Path) -> None:
     assert note.usd_per_million_input is None and note.characters_per_token == 4.0
 
 
+def test_costs_may_be_known_of_one_source_and_not_of_another(encoder: Encoder, place: Path) -> None:
+    world = planted(300, 0)
+    features = np.zeros((300, 1536), np.float32)
+    features[:, :24] = world.features
+    cost_usd = np.where(np.arange(300)[:, None] < 150, world.table.cost_usd, np.nan)
+    source = ("priced",) * 150 + ("free",) * 150
+    table = dataclasses.replace(world.table, cost_usd=cost_usd, source=source)
+    made = train(table, encoder, ENCODER_FOLDER, place / "half", features=features)
+    savings = {name: of["methods"]["ours"]["saving"] for name, of in made.figures.items()}
+    assert savings["free"] is None and savings["priced"] is not None
+
+
 def test_one_member_per_prompt_leaves_nothing_to_compare_and_says_so(encoder: Encoder, place: Path) -> None:
     rng = np.random.default_rng(0)
     only = rng.integers(0, 4, (150, 1)) == np.arange(4)

@@ -29,7 +29,7 @@ def caveats(manifest: Manifest, part: OutcomeTable, retired: Mapping[str, dateti
     yield from _members(manifest, part)
     yield from _links(part)
     yield from _tokens(part)
-    yield from _prices(manifest)
+    yield from _prices(manifest, part)
     yield from _withdrawn(manifest, retired)
     yield from _tuned(manifest)
 
@@ -110,15 +110,22 @@ def _tokens(part: OutcomeTable) -> Iterator[str]:
         yield f"Output tokens of {_listed(without)}: never recorded, taken to be like the other members'."
 
 
-def _prices(manifest: Manifest) -> Iterator[str]:
+def _prices(manifest: Manifest, part: OutcomeTable) -> Iterator[str]:
     without = [note.name for note in manifest.members if note.usd_per_million_output is None]
+    costly = np.any(np.isfinite(part.cost_usd), axis=0)
+    free = [name for name, some in zip(part.members, costly, strict=True) if name in without and not some]
     one_sided = [
         note.name
         for note in manifest.members
         if note.usd_per_million_output == 0 and (note.usd_per_million_input or 0) > 0
     ]
-    if without:
-        yield f"Prices measured: none of {_listed(without)}; the figures above count them as free."
+    if free:
+        yield f"Prices measured: none of {_listed(free)}; the figures above count them as free."
+    if mixed := [name for name in without if name not in free]:
+        yield (
+            f"Prices measured: none of {_listed(mixed)}; what their answers cost is known, but not how long "
+            "the prompts were."
+        )
     if one_sided:
         yield (
             f"Prices measured of {_listed(one_sided)}: their whole cost lies on the input, as the table told "

@@ -97,10 +97,10 @@ def evaluate(
     """Compare methods on a held-out part; the first one is ours: its dial table is made.
 
     ``predictors`` maps a method's name to its (reward, cost in USD), both ``(n_prompts, n_members)`` in
-    the table's order. Added to them: always the best single member (the best *on this part*, which
-    flatters it), the random mix of members and the query oracle, which knows every answer. A prompt with
-    any reward or cost missing is left out and counted: filling it in would reward whoever guesses the
-    filling. With ``groups`` ``(n_prompts,)`` of near-duplicates, ``draws`` bootstrap samples give each
+    the table's order. Added to them: the best single member (the best *on this part*, which flatters it),
+    with the cheapest mixed in for less spend; the random mix of members; the query oracle, which knows every
+    answer. A prompt with any reward or cost missing is left out and counted: filling it in would reward who
+    guesses the filling. With ``groups`` ``(n_prompts,)`` of near-duplicates, ``draws`` bootstraps give each
     method's AIQ difference to the first an interval.
 
     :raises TableError: no prompt has all members observed.
@@ -164,8 +164,9 @@ def _references(reward: metrics.Array, cost: metrics.Array, single: int) -> dict
     """The marks on the scale: one member for all, members at random, and perfect foresight."""
     rising = np.argsort(reward.mean(axis=0), kind="stable")  # the last point is reward first, as on a curve
     rising = np.append(rising[rising != single], single)
+    alone = [cost.mean(axis=0).argmin(), single]  # who wants to spend less mixes it with the cheapest
     return {
-        "best single": metrics.Served(cost[:, [single]].T, reward[:, [single]].T),
+        "best single": metrics.Served(cost[:, alone].T, reward[:, alone].T),
         "random mix": metrics.Served(cost[:, rising].T, reward[:, rising].T),
         "query oracle": metrics.serve(reward, cost, reward, cost),
     }

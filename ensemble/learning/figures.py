@@ -42,8 +42,8 @@ def compare(
 ) -> Report:
     """Ours and the baselines on ``held_out``; the baselines learn from ``learned``, the rows ours learned
     from. Their settings are chosen on ``judged``, those of them that the encoder was not tuned on, or on an
-    eighth drawn by ``seed``. Members of the table that the head lacks are left out; where the table tells no
-    cost at all, every answer counts as free.
+    eighth drawn by ``seed``, by what all members answered. Members of the table that the head lacks are left
+    out; where a source tells no cost at all, every answer in it counts as free.
     """
     known = [name for name in table.members if name in head.members]
     if len(known) < 2:
@@ -65,11 +65,10 @@ def compare(
     }
     complete = seen.observed.all(axis=1) & np.isfinite(seen.cost_usd).all(axis=1)
     if complete.sum() >= LEAST_LEARNED:
-        used = learned[complete]
         if judged is None:
-            cut = split(groups[used], fractions=(0.875, 0.125, 0.0), seed=seed)
-            judged = used[cut.validation]
-        predictors |= _baselines(features, table, used, judged, held_out, seed)
+            cut = split(groups[learned], fractions=(0.875, 0.125, 0.0), seed=seed)
+            judged = learned[cut.validation]
+        predictors |= _baselines(features, table, learned, judged, held_out, seed)
     return evaluate(predictors, part, groups=groups[held_out], seed=seed, draws=draws)
 
 
@@ -88,7 +87,7 @@ def _baselines(
         for name, (method, _) in fits.items()
     }
     if all(task is not None for task in table.tasks):
-        tasks = [f"{s}/{t}" for s, t in zip(table.source, table.tasks, strict=True)]
+        tasks = table.labels
         found["dataset oracle"] = dataset_oracle(
             [tasks[i] for i in learned], every.reward, every.cost, [tasks[i] for i in held_out]
         )
@@ -107,15 +106,15 @@ def measure(
     seed: int = 0,
 ) -> dict[str, Any]:
     """The manifest's figures: per source table, the comparison on the prompts held out of it; rows as in
-    ``compare``.
+    ``compare``. The baselines learn from that source alone, ours learned from all.
 
     A source's members are those seen on most of its prompts: rarer ones would empty the comparison. Sources
     with fewer than two of them, or fewer than LEAST_MEASURED prompts that all of them answered, are left out.
     """
     figures = {}
-    source = np.array(table.source)
+    table, source = _priced(table), np.array(table.source)
     for name in dict.fromkeys(table.source):
-        here = _priced(table.subset(held_out[source[held_out] == name]))
+        here = table.subset(held_out[source[held_out] == name])
         usable = here.observed & np.isfinite(here.cost_usd)
         often = usable.sum(axis=0) > OFTEN * here.n_prompts
         members = [m for m, seen in zip(table.members, often, strict=True) if seen]
@@ -137,10 +136,12 @@ def measure(
 
 
 def _priced(table: OutcomeTable) -> OutcomeTable:
-    """The table, with every cost 0 where it tells none at all."""
-    if np.isfinite(table.cost_usd).any():
-        return table
-    return dataclasses.replace(table, cost_usd=np.zeros_like(table.cost_usd))
+    """The table, with every cost of a source 0 that tells none at all."""
+    source, cost_usd = np.array(table.source), table.cost_usd.copy()
+    for name in set(table.source):
+        if not np.isfinite(cost_usd[source == name]).any():
+            cost_usd[source == name] = 0
+    return dataclasses.replace(table, cost_usd=cost_usd)
 
 
 def _short(report: Report) -> dict[str, Any]:

@@ -88,10 +88,17 @@ def read_parquet(path: Path, label: str, problems: list[str]) -> Any | None:
                 f"{', '.join(REQUIRED)}; optional {', '.join(OPTIONAL)}: rename or add them"
             )
             return None
-        return pq.read_table(path, columns=[name for name in REQUIRED + OPTIONAL if name in names])
+        columns = pq.read_table(path, columns=[name for name in REQUIRED + OPTIONAL if name in names])
     except (pa.ArrowInvalid, OSError) as error:
         problems.append(f"{label}: {path} cannot be read as Parquet ({error}); write it with write_table()")
         return None
+    odd = [f for f in columns.schema if pa.types.is_nested(f.type) or pa.types.is_temporal(f.type)]
+    for field in odd:
+        problems.append(
+            f"{label}: expected text or numbers in the column {field.name}, found {field.type}; write one "
+            "text a prompt (of messages what the user asks) and plain numbers"
+        )
+    return None if odd else columns
 
 
 @dataclass(frozen=True, eq=False)

@@ -178,10 +178,12 @@ def calibration_error(reward_hat: Floats, reward: Floats, *, bins: int = 15) -> 
 
     ``sum over bins of n_bin / n * |mean reward_hat - mean reward|`` (Naeini et al. 2015, with equal
     counts per bin instead of equal widths: Nguyen & O'Connor 2015). Bins are cut along the sorted
-    predictions, equal ones in the order given.
+    predictions; equal ones share their mean reward, so that it doesn't matter where a cut parts them.
     """
     seen = ~np.isnan(reward)
     predicted, observed = np.asarray(reward_hat, np.float64)[seen], np.asarray(reward, np.float64)[seen]
+    _, same = np.unique(predicted, return_inverse=True)
+    observed = (np.bincount(same, observed) / np.bincount(same))[same]
     order = np.argsort(predicted, kind="stable")
     gaps = [abs((predicted[part] - observed[part]).sum()) for part in np.array_split(order, bins)]
     return float(sum(gaps) / len(order))

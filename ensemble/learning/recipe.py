@@ -26,7 +26,7 @@ from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import common_tasks
 from ensemble.records import FloatArray
 
-RECIPE = "landmark-attention-3"
+RECIPE = "landmark-attention-4"
 OWN = tuple(0.5 * calibrate.CAUTION**step for step in range(8))
 GRID = tuple(Shrinkage(shared, own) for own in OWN for shared in (0.3, 1.0))
 N_FOLDS = 5

@@ -120,7 +120,7 @@ def train(
         elif encoder.trained:
             notes = [*notes, _already_trained(encoder)]
             on_step(notes[-1])
-        if features is None:
+        if has_texts := features is None:
             on_step(f"features with {encoder.id}")
             texts = [prompt_text(prompt) for prompt in table.prompts]
             features = featurize(encoder, texts, cache_folder=cache_folder, progress=progress)
@@ -144,7 +144,7 @@ def train(
             created=(created or datetime.datetime.now(datetime.UTC).date()).isoformat(),
             encoder_id=encoder.id,
             encoder_sha256=dict(encoder.sha256),
-            members=_notes(table, learned, kinds or {}),
+            members=_notes(table.subset(learned), kinds or {}, has_texts),
             recipe=recipe,
             seed=seed,
             figures=figures,
@@ -215,11 +215,11 @@ def _check_parity(weights: HeadWeights, head: Head, features: FloatArray) -> Non
         )
 
 
-def _notes(
-    table: OutcomeTable, learned: npt.NDArray[np.int64], kinds: Mapping[str, Kind]
-) -> tuple[bundles.MemberNote, ...]:
-    part = table.subset(learned)
+def _notes(part: OutcomeTable, kinds: Mapping[str, Kind], has_texts: bool) -> tuple[bundles.MemberNote, ...]:
+    """``has_texts``: prompts stand in the table themselves, so that their lengths are known."""
     prices = implied_prices(part)
+    counted = np.any(np.isfinite(part.input_tokens), axis=0)
+    known = np.logical_or(counted, has_texts)  # else nothing tells input from output
     counts = part.observed.sum(axis=0)
     means = np.where(part.observed, part.reward, 0).sum(axis=0) / np.maximum(counts, 1)
     return tuple(
@@ -229,10 +229,10 @@ def _notes(
             mean_reward=round(float(means[m]), 4),
             characters_per_token=float(f"{prices.characters_per_token[m]:.5g}"),
             kind=kinds.get(name, "frontier"),
-            usd_per_million_input=_price(prices.input[m]),
-            usd_per_million_output=_price(prices.output[m]),
+            usd_per_million_input=_price(prices.input[m]) if known[m] else None,
+            usd_per_million_output=_price(prices.output[m]) if known[m] else None,
         )
-        for m, name in enumerate(table.members)
+        for m, name in enumerate(part.members)
     )
 
 

@@ -10,8 +10,9 @@ from ensemble.learning.figures import compare
 from ensemble.records import Prediction
 from worlds import planted
 
-ROWS, N_LEARNED = np.arange(900), 700
-WORLD = planted(len(ROWS), 0)
+WORLD = planted(1_500, 0)
+LEARNED, HELD_OUT = np.arange(1_200), np.arange(1_200, 1_500)
+INCOMPLETE = LEARNED[np.random.default_rng(0).random(1_200) > 0.15]
 
 
 class FairHead:
@@ -25,19 +26,18 @@ class FairHead:
 
 
 def brier(learned: np.ndarray) -> dict[str, float]:
-    """Of each method, where no learned row of one kind is complete."""
+    """Of each method, where most of the learned rows lack a member."""
     reward = WORLD.table.reward.copy()
-    reward[(WORLD.kind == 0) & (ROWS < N_LEARNED), 3] = np.nan
+    reward[INCOMPLETE, 3] = np.nan
     table = dataclasses.replace(WORLD.table, reward=reward)
     report = compare(
-        FairHead(), WORLD.features, table, ROWS,  # type: ignore[arg-type]
-        learned=learned, held_out=ROWS[N_LEARNED:], draws=10,
+        FairHead(), WORLD.features, table, np.arange(1_500),  # type: ignore[arg-type]
+        learned=learned, held_out=HELD_OUT, draws=10,
     )  # fmt: skip
     return {score.method: score.brier for score in report.scores if score.brier is not None}
 
 
-def test_the_others_learn_from_rows_that_lack_a_member_too() -> None:
-    learned = ROWS[:N_LEARNED]
-    with_them, without = brier(learned), brier(learned[WORLD.kind[learned] != 0])
-    for method in ("nearest neighbours", "soft neighbours", "k-means", "ridge"):
-        assert with_them[method] < without[method] - 0.005, method
+def test_the_others_learn_from_rows_that_lack_a_member_too_where_that_helps() -> None:
+    with_them, without = brier(LEARNED), brier(np.setdiff1d(LEARNED, INCOMPLETE))
+    assert sum(with_them[method] < without[method] - 0.002 for method in with_them) >= 3
+    assert all(with_them[method] < without[method] + 0.002 for method in with_them)

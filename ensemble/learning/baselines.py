@@ -122,7 +122,7 @@ def fit_all(
     chosen = {}
     for name, grid in (GRIDS if grids is None else grids).items():
         fits = [(m, m.fit(train.features, train.reward, train.cost, seed=seed)) for m in grid]
-        scores = [_aiq(fitted, validation) for _, fitted in fits] if len(fits) > 1 else [0.0]
+        scores = [aiq_on(validation, fitted) for _, fitted in fits] if len(fits) > 1 else [0.0]
         chosen[name] = fits[int(np.argmax(scores))]
     return chosen
 
@@ -258,7 +258,8 @@ def _unit(features: Floats) -> Array:
     return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
 
 
-def _aiq(fitted: Fitted, part: Part) -> float:
+def aiq_on(part: Part, fitted: Fitted) -> float:
+    """On the prompts that every member answered at a known cost; 0 where there are none."""
     complete = ~np.isnan(part.reward).any(axis=1) & ~np.isnan(part.cost).any(axis=1)
     if not complete.any():
         return 0.0

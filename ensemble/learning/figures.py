@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ensemble.errors import TableError
 from ensemble.head import Head
-from ensemble.learning.baselines import Part, dataset_oracle, fit_all
+from ensemble.learning.baselines import Method, Part, aiq_on, dataset_oracle, fit_all
 from ensemble.learning.evaluate import Report, evaluate
 from ensemble.learning.prices import implied_prices
 from ensemble.learning.split import split
@@ -41,9 +41,10 @@ def compare(
     draws: int = 400,
 ) -> Report:
     """Ours and the baselines on ``held_out``; the baselines learn from ``learned``, the rows ours learned
-    from. Their settings are chosen on ``judged``, those of them that the encoder was not tuned on, or on an
-    eighth drawn by ``seed``, by what all members answered. Members of the table that the head lacks are left
-    out; where a source tells no cost at all, every answer in it counts as free.
+    from, or from those alone that lack no member. Which of the two, and their settings, is chosen on
+    ``judged``, those rows that the encoder was not tuned on, or on an eighth drawn by ``seed``. Members of
+    the table that the head lacks are left out; where a source tells no cost at all, every answer in it counts
+    as free.
     """
     known = [name for name in table.members if name in head.members]
     if len(known) < 2:
@@ -68,24 +69,34 @@ def compare(
         if judged is None:
             cut = split(groups[learned], fractions=(0.875, 0.125, 0.0), seed=seed)
             judged = learned[cut.validation]
-        predictors |= _baselines(features, table, learned, judged, held_out, seed)
+        predictors |= _baselines(features, table, learned, learned[complete], judged, held_out, seed)
     return evaluate(predictors, part, groups=groups[held_out], seed=seed, draws=draws)
 
 
 def _baselines(
-    features: FloatArray, table: OutcomeTable, learned: Index, judged: Index, held_out: Index, seed: int
+    features: FloatArray,
+    table: OutcomeTable,
+    learned: Index,
+    complete: Index,
+    judged: Index,
+    held_out: Index,
+    seed: int,
 ) -> Mapping[str, tuple[FloatArray, FloatArray]]:
-    judges = np.isin(learned, judged)
+    """More rows help, but where members lack on hard prompts they make a plain mean wrong."""
 
     def part(rows: Index) -> Part:
         return Part(features[rows], table.reward[rows], table.cost_usd[rows])
 
-    fits = fit_all(part(learned[~judges]), part(learned[judges]), seed=seed)
+    judges = part(np.intersect1d(learned, judged))
+    tried: dict[str, list[tuple[float, Method, Part]]] = {}
+    for rows in [learned] if len(complete) == len(learned) else [learned, complete]:
+        for name, (method, fitted) in fit_all(part(np.setdiff1d(rows, judged)), judges, seed=seed).items():
+            tried.setdefault(name, []).append((aiq_on(judges, fitted), method, part(rows)))
+    found = {}
+    for name, ways in tried.items():
+        _, method, best = max(ways, key=lambda way: way[0])
+        found[name] = method.fit(best.features, best.reward, best.cost, seed=seed).predict(features[held_out])
     every = part(learned)
-    found = {
-        name: method.fit(every.features, every.reward, every.cost, seed=seed).predict(features[held_out])
-        for name, (method, _) in fits.items()
-    }
     if all(task is not None for task in table.tasks):
         tasks = table.labels
         found["dataset oracle"] = dataset_oracle(

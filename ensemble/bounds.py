@@ -25,9 +25,8 @@ def bounded(
         limited |= dict.fromkeys(names, _timeout_s(names, params, member, left.max_latency_s))
     if left.max_cost_usd is not None:
         affordable = _affordable_tokens(decision, member, left.max_cost_usd, answers)
-        for name in [limit for limit in LIMITS if params.get(limit)] or LIMITS[:1]:
-            if affordable is not None:
-                limited[name] = min(params.get(name) or affordable, affordable)
+        if affordable < (_longest(params, decision, member) or math.inf):  # else it would only be refused
+            limited |= dict.fromkeys(_limits(params, member) or LIMITS[:1], int(affordable))
     return limited
 
 
@@ -45,8 +44,7 @@ def most_usd(
 ) -> float:
     """The most an attempt can have cost whose provider didn't say; ``params`` are those it was sent with.
     Where nothing limits the answer's length, its 95 % point counts."""
-    limits = [params[name] for name in LIMITS if params.get(name)]
-    tokens = min(limits, default=member.max_output_tokens or decision.chosen.output_tokens_p95)
+    tokens = _longest(params, decision, member) or decision.chosen.output_tokens_p95
     usd_in = most_input_tokens * member.usd_per_million_input
     return float(usd_in + answers * tokens * member.usd_per_million_output) / 1e6
 
@@ -63,10 +61,24 @@ def _timeout_s(names: Sequence[str], params: Mapping[str, Any], member: Member, 
     return max(0.001, min(longest, math.ceil(left_s / STEP_S) * STEP_S))
 
 
-def _affordable_tokens(decision: Decision, member: Member, usd: float, answers: int) -> int | None:
-    """How long one answer may be for so much; ``None`` where tokens are free and have no limit."""
-    if member.usd_per_million_output <= 0:
+def _limits(params: Mapping[str, Any], member: Member) -> dict[str, int]:
+    """What limits an answer's length before we do, by litellm's names: the caller, or else the pool."""
+    given = [params] if any(map(params.get, LIMITS)) else [place.params for place in member.deployments]
+    return {name: min(told) for name in LIMITS if (told := [one[name] for one in given if one.get(name)])}
+
+
+def _longest(params: Mapping[str, Any], decision: Decision, member: Member) -> float | None:
+    """How many tokens one answer can have at most; ``None`` where that is unknown."""
+    if limits := _limits(params, member):
+        return min(limits.values())
+    if member.max_output_tokens or member.context_window is None:
         return member.max_output_tokens
+    return max(1.0, member.context_window - decision.input_tokens)
+
+
+def _affordable_tokens(decision: Decision, member: Member, usd: float, answers: int) -> float:
+    """How long one answer may be for so much; ``inf`` where tokens are free."""
+    if member.usd_per_million_output <= 0:
+        return math.inf
     left = usd - decision.input_tokens * member.usd_per_million_input / 1e6
-    tokens = max(1, math.floor(left / member.usd_per_million_output * 1e6 / answers))
-    return min(tokens, member.max_output_tokens or tokens)
+    return max(1, math.floor(left / member.usd_per_million_output * 1e6 / answers))

@@ -6,7 +6,8 @@ itself:
 
     price = max(1, share of the day that is left / share of the money that is left) ** STEEPNESS
 
-At 1, spend keeps pace and nothing changes; with the money gone the cheapest members that can serve answer.
+At 1, spend keeps pace and nothing changes; with the money gone the cheapest members that can serve answer,
+unless the dial is infinite, which no price can turn.
 This is the price that belongs to the constraint, its dual variable, corrected as the day goes (adaptive
 pacing: Balseiro and Gur 2019, Management Science 65). A day is one of UTC.
 """
@@ -27,7 +28,7 @@ from ensemble.records import Wishes
 STEEPNESS = (
     2  # of simulated days, even ones and with bursts, a higher one serves the even better, the others worse
 )
-HIGHEST_PRICE = 1e9  # more than any dial can be worth
+HIGHEST_PRICE = 1e9  # more than any finite dial is worth
 FRESH_S = 1.0  # for so long is what was read of the log believed
 MOST_USD = 1e9
 MOST_KEPT = 10_000  # of budgets' values, what was spent
@@ -106,7 +107,7 @@ class Budgets:
         whose = budget.per, json.dumps(labels, sort_keys=True, default=repr)
         midnight = now - now % DAY_S
         read_at, usd = self._known.get(whose, (-math.inf, 0.0))
-        if midnight <= read_at and now - read_at < FRESH_S:
+        if midnight <= read_at and now - read_at < FRESH_S and not budget.hard:
             return usd
         if len(self._known) >= MOST_KEPT:
             self._known.clear()

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -103,7 +103,7 @@ def main() -> None:
 @_asking_options
 def route(prompt: str, router: str | None, pool: str | None, as_json: bool, **wishes: Any) -> None:
     """Show who would answer PROMPT and why, without calling or logging ('-' reads standard input)."""
-    with _ensemble(router, pool, log=False) as opened:
+    with _ensemble(router, pool, log=False, budgets=()) as opened:  # without a log none is known of
         decision = opened.route(_read(prompt), **_given(wishes))
     if as_json:
         print_json(decision.as_dict())
@@ -116,11 +116,19 @@ def route(prompt: str, router: str | None, pool: str | None, as_json: bool, **wi
 @main.command()
 @_asking_options
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer.")
+@click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="For the log, and for budgets.")
 def ask(
-    prompt: str, router: str | None, pool: str | None, max_tokens: int | None, as_json: bool, **wishes: Any
+    prompt: str,
+    router: str | None,
+    pool: str | None,
+    max_tokens: int | None,
+    metadata: tuple[str, ...],
+    as_json: bool,
+    **wishes: Any,
 ) -> None:
     """Send PROMPT to the best member, print its answer, and log the outcome ('-' reads standard input)."""
-    params = {} if max_tokens is None else {"max_tokens": max_tokens}
+    params: dict[str, Any] = {"metadata": labels(metadata)} if metadata else {}
+    params |= {} if max_tokens is None else {"max_tokens": max_tokens}
     with _ensemble(router, pool) as opened:
         reply = opened.complete(_read(prompt), **_given(wishes), **params)
         decision = reply.decision
@@ -131,6 +139,21 @@ def ask(
 
     click.echo(reply.choices[0].message.content)
     click.echo(f"\n{explain(decision)}\nfeedback: decision {decision.id}", err=True)
+
+
+def labels(pairs: Iterable[str]) -> dict[str, Any]:
+    """Metadata from NAME=VALUE, where a value is JSON or else a text."""
+    return dict(_pair(text) for text in pairs)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.UsageError(f"--metadata: expected NAME=VALUE, found {text!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _ensemble(router: str | None, pool: str | None, **settings: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -32,9 +32,9 @@ def _pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def _say(as_json: bool) -> Any:
+def _say(line: str) -> None:
     """Progress goes to standard error, so that --json leaves standard output to the document."""
-    return lambda line: click.echo(line, err=True)
+    click.echo(line, err=True)
 
 
 @click.command()
@@ -84,13 +84,13 @@ def train(
         )
         raise ConfigError(f"expected --tune-encoder with --data alone, found {found}. Leave one of them out.")
     folder = Path(encoder_folder or shipped_folder() / ENCODERS / DEFAULT_ENCODER)
-    encoder, say, features = Encoder.load(folder), _say(as_json), None
+    encoder, features = Encoder.load(folder), None
     if log_place:
         with OutcomeLog.open(log_place) as log:
             logged = read_log(log, encoder)
         table, features = logged.table, logged.features
         if logged.n_left_out:
-            say(
+            _say(
                 f"{logged.n_left_out} rewarded answers left out: another encoder's features, and no text kept"
             )
     else:
@@ -105,7 +105,7 @@ def train(
     trained = run(
         table, encoder, folder, out,
         features=features, kinds=kinds, retired=retired, tune_encoder=tune_encoder, seed=seed,
-        progress=not as_json, on_step=say,
+        progress=not as_json, on_step=_say,
     )  # fmt: skip
     if as_json:
         print_json({"folder": str(trained.folder), "figures": trained.figures})

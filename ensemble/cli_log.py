@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ensemble.cli import json_option, print_json
+from ensemble.cli import json_option, labels, print_json
 from ensemble.outcomes import OutcomeLog
 
 _WHEN = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
@@ -51,9 +50,8 @@ def forget(
     as_json: bool,
 ) -> None:
     """Delete decisions and all that followed from them. A VALUE that is JSON is read as JSON."""
-    labels = dict(_pair(text) for text in metadata)
     with _opened(place) as opened:
-        count = opened.forget(decision_id, labels or None, older_than_days=older_than_days)
+        count = opened.forget(decision_id, labels(metadata) or None, older_than_days=older_than_days)
     if as_json:
         print_json({"forgotten": count})
     else:
@@ -70,13 +68,3 @@ def _seconds(when: Any) -> float | None:
     from datetime import UTC
 
     return None if when is None else when.replace(tzinfo=UTC).timestamp()
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise click.UsageError(f"--metadata: expected NAME=VALUE, found {text!r}.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value

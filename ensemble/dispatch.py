@@ -123,9 +123,9 @@ def _tools_need_mcp() -> bool:
     return False
 
 
-def secrets_of(member: Member) -> list[str]:
-    """The keys and passwords in a member's own parameters, which no message may show."""
-    given = [item for place in member.deployments for item in place.params.items()]
+def secrets_of(member: Member, params: Mapping[str, Any]) -> list[str]:
+    """The keys and passwords in a member's own parameters and in a call's, which no message may show."""
+    given = [item for each in (params, *(d.params for d in member.deployments)) for item in each.items()]
     values = [value for name, value in given if name.endswith(_SECRETS) and isinstance(value, str)]
     read = [os.environ.get(value.removeprefix(ENVIRONMENT), value) for value in values]
     return [secret for secret in read if len(secret) >= _LEAST_SECRET]

@@ -5,6 +5,7 @@ messages -> text.py -> encoder.py -> head.py -> policy.py -> dispatch.py -> outc
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import random
@@ -214,8 +215,11 @@ class Ensemble:
                 return made(now=self._clock(), unavailable=keyless)  # who rests is better than nobody
 
         def learn(attempt: Attempt) -> None:
-            if not asked.elsewhere:
-                health.note(attempt, call.decision[attempt.member])
+            if asked.elsewhere:
+                return
+            if attempt.output_tokens is not None:  # of all answers to the one prompt
+                attempt = dataclasses.replace(attempt, output_tokens=attempt.output_tokens // asked.answers)
+            health.note(attempt, call.decision[attempt.member])
 
         call = Call(
             params=asked.sent,

@@ -102,7 +102,7 @@ class Call:
         self, error: Exception | str, answer: str, first_token_s: float | None
     ) -> StreamBrokenError | None:
         """Write down that a stream ended early: by an error, which is returned as ours, or by its reader."""
-        secrets = secrets_of(self.members[self.decision.member])
+        secrets = secrets_of(self.members[self.decision.member], self.params)
         what = error if isinstance(error, str) else describe(error, secrets)
         attempt = self._attempt(self.serving, error=what)
         self._end([*self._lost, attempt], None, UNTOLD, answer, first_token_s, what)
@@ -182,7 +182,7 @@ class Call:
 
     def _failed(self, send: Send, error: Exception) -> Attempt:
         usage = error.usage if isinstance(error, NoAnswerError) else UNTOLD
-        what = describe(error, secrets_of(self.members[send.decision.member]))
+        what = describe(error, secrets_of(self.members[send.decision.member], self.params))
         return self._attempt(send, usage=usage, error=what, billed=was_billed(error))
 
     def _following(self) -> Decision | None:

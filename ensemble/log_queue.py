@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from ensemble.errors import LogError
 from ensemble.log_outage import AwayError
 
 Item = TypeVar("Item")
@@ -42,6 +43,8 @@ class BackgroundWriter(Generic[Item]):
     def put(self, item: Item) -> None:
         with self._changed:
             self._changed.wait_for(lambda: len(self._items) < QUEUE_SIZE)
+            if self._stopping:
+                raise LogError("this log was closed. Open it again to use it.")
             self._items.append(item)
             self._put += 1
             if self._thread is None:

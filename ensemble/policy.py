@@ -173,7 +173,8 @@ def _next_step(
         share = min(1.0, standing.cached_tokens / max(read[bound], 1e-9))
         moving = (wishes.spend_price * share * read * _discount(offer)).tolist()
     doubt = [dial * math.hypot(std[bound], other) for other in std]
-    return standing.next(offer.names, eligible, line["utility"], moving, doubt)
+    following = standing.next(offer.names, eligible, line["utility"], moving, doubt)
+    return replace(following, forgone_usd={}) if math.isinf(wishes.willingness_to_pay_usd) else following
 
 
 def _discount(offer: Offer) -> Floats:

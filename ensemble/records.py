@@ -48,7 +48,7 @@ class Member:
     usd_per_million_input: float
     usd_per_million_output: float
     usd_per_million_cached_input: float | None = None
-    context_window: int | None = None  # tokens, input and output together
+    context_window: int | None = None  # tokens; of litellm's map those of the input
     max_output_tokens: int | None = None
     abilities: frozenset[str] | None = None  # of ABILITIES
     first_token_s: float | None = None

@@ -7,18 +7,19 @@ rest is drawn in (the usage follows it), the outcome is written, and only then i
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from ensemble.hops import CANCELLED, Call
 from ensemble.records import Decision
 from ensemble.replies import UNTOLD, AsyncChunks, Chunks, Usage, answer_of, brings, finishes
-from ensemble.threads import in_thread
+from ensemble.threads import in_own_thread, in_thread
 
 CLOSED = "closed by the caller"
 
@@ -101,7 +102,8 @@ class RoutedStream:
         self.decision: Decision = call.decision
         self._chunks, self._tally = chunks, _Tally(call, usage_wanted)
         self._alarm = _alarm(self._tally.left_s, chunks)
-        self._leave = weakref.finalize(self, _leave, self._tally, chunks, self._alarm)
+        self._leave = functools.partial(_leave, self._tally, chunks, self._alarm)
+        weakref.finalize(self, _dropped, self._tally, self._leave)
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -147,6 +149,17 @@ def _alarm(left_s: float, chunks: Chunks) -> threading.Timer:
     return alarm
 
 
+def _dropped(tally: _Tally, leave: Callable[[], object]) -> None:
+    """Leave an unfinished stream that nobody holds: in a thread of its own, for the garbage collector may let
+    go of it at any moment, in a thread that holds the very locks which leaving takes."""
+    if tally.ended:
+        return
+    if threading.main_thread().is_alive():
+        in_own_thread(leave)
+    else:  # the process ends: no thread can be begun, and none of ours is at work
+        leave()
+
+
 def _leave(tally: _Tally, chunks: Chunks, alarm: threading.Timer) -> None:
     alarm.cancel()
     if not tally.ended:
@@ -160,7 +173,7 @@ class AsyncRoutedStream:
     def __init__(self, call: Call, chunks: AsyncChunks, usage_wanted: bool) -> None:
         self.decision: Decision = call.decision
         self._chunks, self._tally = chunks, _Tally(call, usage_wanted)
-        self._leave = weakref.finalize(self, self._tally.stop, CLOSED)
+        weakref.finalize(self, _dropped, self._tally, functools.partial(self._tally.stop, CLOSED))
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self

@@ -113,11 +113,13 @@ def count_characters(
             text = _own_text(part)
             if text is not None:
                 count += length(text)
+            elif part["type"] in _PLACEHOLDERS:
+                count += OTHER_PART_CHARACTERS
             else:
-                count += OTHER_PART_CHARACTERS if part["type"] in _PLACEHOLDERS else _json_length(part)
-        count += sum(_json_length(message[key]) for key in _CALLS if message.get(key))
+                count += _json_length(part, length)
+        count += sum(_json_length(message[key], length) for key in _CALLS if message.get(key))
     offered = ("tools", "functions", "response_format")
-    return count + sum(_json_length(params[key]) for key in offered if params and params.get(key))
+    return count + sum(_json_length(params[key], length) for key in offered if params and params.get(key))
 
 
 def needs(messages: Messages, params: Mapping[str, Any] | None = None) -> frozenset[str]:
@@ -283,9 +285,9 @@ def _without_harness(text: str) -> str:
     return _squeeze("\n".join(pieces))
 
 
-def _json_length(value: Any) -> int:
+def _json_length(value: Any, length: Callable[[str], int]) -> int:
     try:
-        return len(json.dumps(value, default=str, ensure_ascii=False))
+        return length(json.dumps(value, default=str, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             "expected calls, tools and other parts that are not text to be what JSON can hold, "

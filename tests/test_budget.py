@@ -83,6 +83,15 @@ def test_spend_counts_from_midnight_and_is_read_again_when_it_is_old() -> None:
     assert spending.asked[-1] == (20_001 * DAY_S, None)
 
 
+def test_a_hard_budget_knows_of_a_call_that_has_just_ended() -> None:
+    spending = Spending(0.75)
+    budgets = Budgets([Budget(1.0, hard=True)], spending, lambda: NOON)
+    assert budgets.under(Wishes(), None).max_cost_usd == pytest.approx(0.25)
+    spending.usd = 1.0
+    with pytest.raises(BudgetSpentError):
+        budgets.under(Wishes(), None)
+
+
 def test_the_tightest_of_several_budgets_counts_and_a_hard_one_caps_the_call() -> None:
     budgets = Budgets([Budget(1.0), Budget(0.8, hard=True), Budget(100.0)], Spending(0.75), lambda: NOON)
     wishes = budgets.under(Wishes(max_cost_usd=0.3), None)

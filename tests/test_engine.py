@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ import ensemble
 from ensemble.errors import ConfigError, EnsembleWarning, InputError, LogError, NoEligibleMemberError
 from ensemble.pool import Pool
 from ensemble.records import Deployment
-from local_provider import Fail, Say
+from local_provider import Fail, LocalProvider, Say
 from serving_cases import (
     CHEAP,
     DEAR,
@@ -138,6 +139,26 @@ def test_the_cap_holds_for_all_answers_together_and_never_raises_the_callers_own
     assert 0.0002 < usd(CHEAP, 0, 4 * four["max_tokens"]) <= 0.001
     assert own["max_tokens"] == 3
     assert "max_tokens" not in other and usd(CHEAP, 0, other["max_completion_tokens"]) <= 0.001
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+def test_a_cap_that_binds_nobody_leaves_the_pools_own_limit_alone(tmp_path: Path, limit: str) -> None:
+    with LocalProvider(api_key=KEY) as provider:
+        member = provider.member(CHEAP, 1.0, 1.0, context_window=100_000)
+        [place] = member.deployments
+        limited = dataclasses.replace(place, params={**place.params, limit: 5_000})
+        pool = Pool([dataclasses.replace(member, deployments=(limited,))])
+        line = Line(provider, tmp_path / "log.db", pool=pool)
+        with line.ensemble:
+            for usd_at_most in (0.05, 0.0009):
+                line.ask(max_cost_usd=usd_at_most)
+        wide, tight = (request["params"] for request in provider.requests)
+    assert wide == {limit: 5_000} and tight.keys() == {limit} and tight[limit] < 900
+
+
+def test_a_cap_sends_no_limit_beyond_what_a_member_can_take(line: Line) -> None:
+    line.ask(max_cost_usd=10.0, members=[CHEAP])
+    assert "max_tokens" not in line.provider.requests[0]["params"]
 
 
 def test_an_answer_of_tool_calls_is_an_answer(line: Line) -> None:

@@ -16,7 +16,7 @@ from ensemble.engine import Ensemble
 from ensemble.errors import CallFailedError, EnsembleWarning
 from ensemble.pool import Pool
 from ensemble.records import Attempt, Deployment
-from local_provider import Fail, Reset, Say
+from local_provider import Fail, LocalProvider, Reset, Say
 from serving_cases import (
     CHEAP,
     DEAR,
@@ -211,6 +211,16 @@ def test_keys_show_in_no_error_no_warning_and_no_byte_of_the_log(tmp_path: Path,
     assert all(error.count("[removed]") >= 2 for error in errors)
     assert not [text for text in (*shown, *capfd.readouterr()) if KEY in text]
     assert KEY.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_the_key_of_one_call_shows_in_no_error(tmp_path: Path) -> None:
+    own = "of-this-call-alone"  # and like no key that one would know by its looks
+    with LocalProvider(api_key=own) as provider:
+        line = Line(provider, tmp_path / "log.db")
+        provider.behave(CHEAP, Fail(400, f"whose is {own}"))
+        with line.ensemble, pytest.raises(CallFailedError, match=r"whose is \[removed\]") as caught:
+            line.ask(members=[CHEAP], api_key=own)
+        assert own not in line.row(caught.value)["error"]
 
 
 def test_prices_are_those_of_the_members_that_were_billed(line: Line) -> None:

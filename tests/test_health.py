@@ -14,7 +14,7 @@ from ensemble.errors import CallFailedError, EnsembleWarning
 from ensemble.health import Health
 from ensemble.records import Attempt
 from local_provider import Fail, Say
-from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, QUIET, Ask, Line, each_way, open_line
+from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, PROMPT, QUIET, Ask, Line, each_way, open_line
 
 pytestmark = QUIET
 FAILURES, USUAL = 5, 20  # in a row until a member rests; answers until something is usual
@@ -127,6 +127,19 @@ def test_rewards_far_below_their_prediction_are_told(tmp_path: Path) -> None:
         for n in range(300):  # as many sources as there would be answers
             line.ensemble.feedback(reply, 0.0, source=str(n))
     assert [(alarm.member, alarm.kind) for alarm in heard] == [(DEAR, "reward")]
+
+
+def test_several_answers_are_not_taken_for_one_long_one(tmp_path: Path) -> None:
+    heard: list[Alarm] = []
+    with open_line(tmp_path, on_alarm=heard.append) as line:
+        longest = line.ensemble.route(PROMPT)[CHEAP].output_tokens_p95
+        line.provider.behave(CHEAP, Say("Oslo", output_tokens=int(3 * longest)))
+        for _ in range(20):
+            line.ask(n=8)
+        assert not heard
+        for _ in range(20):
+            line.ask()
+    assert [alarm.kind for alarm in heard] == ["tokens"]
 
 
 def test_the_same_reward_again_tells_nothing_new(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from ensemble import log_database, log_engine, log_schema
 from ensemble.errors import ConfigError, LogError, MissingExtraError
-from ensemble.outcomes import OutcomeLog
+from ensemble.outcomes import LogMode, OutcomeLog
 from log_cases import ENVIRONMENT, PROMPT, attempt, decision, ids, outcome, raw, record
 
 # ---- what may not happen
@@ -46,6 +46,19 @@ def test_prompts_stay_out_of_tracebacks(place: str) -> None:
         with pytest.raises(LogError) as caught:
             record(log, made)
     assert PROMPT not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("log_mode", ["before", "after"])
+def test_a_log_closed_while_it_was_written_to_says_so_to_whoever_goes_on(
+    tmp_path: Path, log_mode: LogMode
+) -> None:
+    log = OutcomeLog.open(tmp_path / "log.db", log_mode=log_mode)
+    record(log)
+    log.close()
+    for _ in range(2):
+        with pytest.raises(LogError, match="this log was closed"):
+            record(log)
+    log.close()
 
 
 def test_a_closed_log_says_so(log: OutcomeLog) -> None:

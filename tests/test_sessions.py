@@ -65,6 +65,12 @@ def test_what_is_cached_costs_less_but_no_limit_counts_on_it() -> None:
     assert some.one(standing=Standing("a", prefix_tokens=100)).chosen.cost_usd == pytest.approx(1e-3)
 
 
+def test_what_was_forgone_in_reward_does_not_count_as_usd() -> None:
+    some = case(*map(member, "ab"), reward=[0.62, 0.5], std=0.1)
+    first = some.wishing(willingness_to_pay_usd=float("inf")).one(standing=Standing("b"))
+    assert first.member == "b" and first.standing == Standing("b").as_dict()
+
+
 def step(**changes: Any) -> dict[str, Any]:
     plain = {"served_member": "a", "ended_at": 100.0, "input_tokens": 5_000, "cached_input_tokens": None}
     return {**plain, "standing": None, **changes}

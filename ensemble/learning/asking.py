@@ -143,7 +143,7 @@ class Asking:
         try:
             answer = _answer(pair, self._send(pair))
         except Exception as error:
-            what = describe(error, secrets_of(pair.member))
+            what = describe(error, secrets_of(pair.member, {}))
             with self._settling():
                 self._journal.failed(pair.key, what, billed=was_billed(error))
                 self._note_failure(name, what, _status(error))

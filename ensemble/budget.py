@@ -104,7 +104,7 @@ class Budgets:
 
     def _spent_today(self, budget: Budget, metadata: Mapping[str, Any], now: float) -> float:
         labels = None if budget.per is None else {budget.per: metadata[budget.per]}
-        whose = budget.per, json.dumps(labels, sort_keys=True, default=repr)
+        whose = budget.per, json.dumps(labels, default=repr)
         midnight = now - now % DAY_S
         read_at, usd = self._known.get(whose, (-math.inf, 0.0))
         if midnight <= read_at and now - read_at < FRESH_S and not budget.hard:

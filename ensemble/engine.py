@@ -120,8 +120,9 @@ class Ensemble:
         """``route`` for many prompts, as fast as the encoder reads them: decisions in their order, in memory
         that doesn't grow with their number. Two chunks of prompts are read before the first decision comes.
 
-        Takes the keywords of ``route`` but ``session``; ``progress`` shows a bar on stderr. Raises InputError
-        or NoEligibleMemberError for the first prompt that can't be decided, once all before it are.
+        Takes the keywords of ``route`` but ``session``; ``progress`` shows a bar on stderr. For the first
+        prompt that can't be decided it raises InputError, BudgetSpentError or NoEligibleMemberError, once all
+        before it are.
         """
         asked = Asked.of(keywords)
         if isinstance(prompts, str | bytes | Mapping):
@@ -149,12 +150,13 @@ class Ensemble:
 
         ``prompt``: a string or OpenAI messages. Ours, all optional, for this call only:
         ``willingness_to_pay_usd`` USD one unit of reward is worth, [0, inf]; ``usd_per_second`` of waiting;
-        ``max_cost_usd`` hard cap; ``max_latency_s`` deadline of the whole call; ``min_reward`` least
-        expected reward, [0, 1]; ``members`` only these names; ``exclude`` these not; ``owned_only``;
-        ``exploration`` probability of trying a plausible rival, [0, 1); ``session`` keeps a conversation
-        with its member; ``metadata`` a dict for the log; after ``hedge_after_s`` of silence a second member
-        is asked too, and the first to answer serves. All else goes to litellm unchanged (``tools``,
-        ``temperature`` ...); with ``stream=True`` an iterator of chunks comes back, with ``decision`` too.
+        ``max_cost_usd`` cap, of which the input's share is estimated from its characters; ``max_latency_s``
+        deadline of the whole call; ``min_reward`` least expected reward, [0, 1]; ``members`` only these
+        names; ``exclude`` these not; ``owned_only``; ``exploration`` probability of trying a plausible rival,
+        [0, 1); ``session`` keeps a conversation with its member; ``metadata`` a dict for the log; after
+        ``hedge_after_s`` of silence a second member is asked too, and the first to answer serves. All else
+        goes to litellm unchanged (``tools``, ``temperature`` ...); with ``stream=True`` an iterator of chunks
+        comes back, with ``decision`` too.
 
         Raises InputError for arguments out of range, BudgetSpentError and NoEligibleMemberError before anyone
         is called, CallFailedError when those called did not answer.

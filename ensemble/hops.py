@@ -203,7 +203,7 @@ class Call:
         if self.left_s() == 0:
             return f"The deadline has passed: max_latency_s is {self.wishes.max_latency_s:g}."
         left_out = [f"  {one.member}: {why}" for one in self.decision if (why := one.ineligible_because)]
-        return "\n".join(["Nobody else could be asked:", *left_out]) if left_out else ""
+        return "\n".join(["Left out from the start:", *left_out]) if left_out else ""
 
     def _remaining(self) -> Wishes:
         """The wishes under what is left of the deadline and, if those at it cost their most, of the cap."""

@@ -8,7 +8,7 @@ How long a record lasts: with ``log_mode="before"`` it is committed when its ``r
 one transaction with what other threads record meanwhile), so a killed process loses nothing, and with
 ``fsync=True`` neither does a power loss (PostgreSQL has its own setting for that). With
 ``log_mode="after"`` decisions, attempts and outcomes are written by a background thread, and a killed
-process loses those not yet written: at most ``QUEUE_SIZE``.
+process, or a forked one that ends without ``close``, loses those not yet written: at most ``QUEUE_SIZE``.
 
 When it cannot be written, in mode "before" the ``record_*`` raises, in mode "after" what is lost is counted,
 logged once and told by ``flush`` and ``close``. A database that is away, or kept by another process, is

@@ -7,6 +7,9 @@ answer, one more at no tokens for each stream that told its first token, and one
 says of the first token (nothing: 0 s). The last one decides only what the answers leave open, as when all are
 of one length. Neither number may be negative: one that would be is put at 0 and the other fitted alone.
 
+Of a stream the time that its reader takes counts too, as a provider that waits for it can't be told from
+one that is slow.
+
 Recent answers count more: HALF_LIFE of them later one counts for half. An answer that took more than OUTLYING
 times what the line says counts as if it had taken so long: one forgotten request moves little, and a
 member that has grown that slow is followed all the same. The FIRST answers have no line to be held against;

@@ -94,6 +94,20 @@ def test_route_keeps_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not (tmp_path / "state").exists()
 
 
+def test_route_and_ask_work_where_budgets_are_kept(
+    tmp_path: Path, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = 'log = "log.db"\n[[budgets]]\nusd_per_day = 20.0\nper = "team"\n'
+    (tmp_path / "ensemble.toml").write_text(settings, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert run("route", "hello there", "--pool", pool).exit_code == 0
+    refused = run("ask", "hello there", "--pool", pool)
+    assert refused.exit_code == 1 and "expected 'team' among it" in refused.stderr
+    assert run("ask", "hello there", "--pool", pool, "--metadata", "team=a").exit_code == 0
+    with OutcomeLog.open(tmp_path / "log.db") as log:
+        assert [row["metadata"] for row in log.rows()] == [{"team": "a"}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

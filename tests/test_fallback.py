@@ -85,7 +85,7 @@ def test_who_could_not_be_asked_is_listed_with_the_reason(line: Line) -> None:
     with pytest.raises(CallFailedError) as caught:
         line.ask(exclude=[DEAR])
     assert list(caught.value.failures) == [CHEAP, MIDDLE]
-    assert str(caught.value).endswith(f"Nobody else could be asked:\n  {DEAR}: excluded by the caller")
+    assert str(caught.value).endswith(f"Left out from the start:\n  {DEAR}: excluded by the caller")
 
 
 def test_the_wishes_bind_whoever_takes_over(line: Line) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from ensemble.bounds import most_input_tokens
 from ensemble.errors import InputError
 from ensemble.records import ABILITIES
 from ensemble.text import OTHER_PART_CHARACTERS, as_messages, count_characters, needs, prompt_text
@@ -100,6 +102,12 @@ def test_characters_count_all_that_is_billed() -> None:
     without_tools = count_characters(conversation)
     assert 100 + 117 + 1000 + 40 < without_tools < 100 + 117 + 1000 + 200
     assert count_characters(conversation, {"tools": [{"description": "d" * 500}]}) > without_tools + 500
+
+
+def test_a_bound_on_the_input_counts_the_bytes_of_tools_as_well() -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "description": "\u5929" * 500}}]
+    spoken = len(json.dumps(tools, ensure_ascii=False).encode())
+    assert most_input_tokens([user("hi")], {"tools": tools}) >= spoken > 3 * 500
 
 
 def test_an_image_counts_by_what_it_costs_not_by_its_encoding() -> None:

@@ -43,14 +43,14 @@ class Runs:
         self.threads: list[int] = []
         plain = router.encoder.encode_tokens
 
-        def encode_tokens(ids: Any) -> Any:
+        def encode_tokens(ids: Any, threads: int | None = None) -> Any:
             self.sizes.append(len(ids))
             self.threads.append(threading.get_ident())
             until = time.monotonic() + 20
             while len(self.sizes) == 1 and len(router._encode._line) < line:
                 assert time.monotonic() < until
                 time.sleep(0.001)
-            return plain(ids)
+            return plain(ids, threads)
 
         monkeypatch.setattr(router.encoder, "encode_tokens", encode_tokens)
 
@@ -117,7 +117,7 @@ def test_the_room_is_measured_within_its_bounds() -> None:
 
 @pytest.mark.parametrize(
     ("fixed_ms", "per_token_ms", "room"),
-    [(2.0, 0.1, 400), (0.0, 0.1, 256), (50.0, 0.1, 1024), (1.0, 0.0, 1024)],
+    [(2.0, 0.1, 400), (0.0, 0.1, 256), (50.0, 0.1, 512), (1.0, 0.0, 512)],
 )
 def test_the_room_follows_from_the_fixed_cost_of_a_run(
     fixed_ms: float, per_token_ms: float, room: int, monkeypatch: pytest.MonkeyPatch

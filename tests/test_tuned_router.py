@@ -122,7 +122,7 @@ def test_baselines_choose_their_settings_where_the_head_does(tmp_path: pathlib.P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "fit_all", fit_all)
         with pytest.raises(SeenEnough):
-            figures._baselines(unit(rng, 300, 4), table, learned, np.arange(150, 200), held_out, 0)
+            figures._baselines(unit(rng, 300, 4), table, learned, learned, np.arange(150, 200), held_out, 0)
     assert chosen == [150, 50]
 
 

@@ -25,6 +25,7 @@ from ensemble.learning.tables import OutcomeTable
 from ensemble.records import FloatArray
 
 LEAST_CELL = 5  # prompts a region must have for its mean to tell anything
+FAR_OFF = 4.0  # times the variance of a member's mean: the least where nothing is known
 FAR = 0.3  # weight of errors far off; set on the tables at hand, see reward_doubt
 WIDTHS = np.geomspace(0.01, 0.5, 60)  # what is searched: prior_std ...
 HALVES = np.geomspace(0.003, 1e4, 30).tolist()  # ... half, in pairs ...
@@ -178,7 +179,7 @@ def reward_doubt(strangeness: Strangeness, near: Cells, far: Cells, *, outcomes:
     ``far`` counts for FAR of the whole: more than its share of prompts, for it is there that doubt is needed.
     Errors are taken to be alike all over a cell. An error of a member's level all cells have in common, and
     over equal folds it cancels: so where ``seen`` of a member is known, the usual evidence, doubt is at least
-    that of a mean of its ``outcomes``. Where there is nothing else to learn that is still too little: what is
+    that of a mean of its ``outcomes``, and FAR_OFF times its variance where nothing is known. Where there is nothing else to learn that is still too little: what is
     true lies within 2 reward_std in seven to nine cases of ten.
     """
     parts = [(s, part) for s, part in ((1 - FAR, near), (FAR, far)) if len(part.residual)]
@@ -190,7 +191,7 @@ def reward_doubt(strangeness: Strangeness, near: Cells, far: Cells, *, outcomes:
             variance = np.outer(WIDTHS, part.share(offset, half)) ** 2 + part.sampling + 1e-9
             loss += weight * (np.log(variance) + part.residual**2 / variance).mean(axis=1)
         loss[WIDTHS**2 * half > noise] = np.inf  # one outcome tells at least what its own noise leaves
-        loss[noise / outcomes * (1 + seen / half) > WIDTHS**2] = np.inf
+        loss[noise / outcomes * max(FAR_OFF, 1 + seen / half) > WIDTHS**2] = np.inf
         if loss.min() < best:
             shifted = dataclasses.replace(strangeness, offset=strangeness.offset + offset)
             best, doubt = float(loss.min()), Doubt(shifted, float(WIDTHS[loss.argmin()]), half)

@@ -179,8 +179,9 @@ def reward_doubt(strangeness: Strangeness, near: Cells, far: Cells, *, outcomes:
     ``far`` counts for FAR of the whole: more than its share of prompts, for it is there that doubt is needed.
     Errors are taken to be alike all over a cell. An error of a member's level all cells have in common, and
     over equal folds it cancels: so where ``seen`` of a member is known, the usual evidence, doubt is at least
-    that of a mean of its ``outcomes``, and FAR_OFF times its variance where nothing is known. Where there is nothing else to learn that is still too little: what is
-    true lies within 2 reward_std in seven to nine cases of ten.
+    that of a mean of its ``outcomes``, and FAR_OFF times that variance where nothing is known. Where there is
+    nothing else to learn that is still too little: what is true lies within 2 reward_std in seven to nine
+    cases of ten.
     """
     parts = [(s, part) for s, part in ((1 - FAR, near), (FAR, far)) if len(part.residual)]
     noise = max((part.noise for _, part in parts), default=0.0)

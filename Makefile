@@ -1,6 +1,6 @@
 # make demo   a dozen prompts routed, called and logged; no API key, no torch
 # make test   ruff, mypy and pytest
-# Both make .venv and installs what it needs, once per change of pyproject.toml or constraints.txt.
+# Both make .venv and install what they need, once per change of pyproject.toml or constraints.txt.
 
 .PHONY: demo test lint wheel clean
 .DELETE_ON_ERROR:

@@ -120,8 +120,9 @@ def test_a_stream_that_its_reader_leaves(line: Line, how: str) -> None:
         return str(decision_id)
 
     decision_id = asyncio.run(ask())
-    while not (row := line.row(decision_id))["error"]:  # dropped, it is left by a thread of its own
-        time.sleep(0.01)
+    until_s = time.monotonic() + 5
+    while not (row := line.row(decision_id))["error"] and time.monotonic() < until_s:
+        time.sleep(0.01)  # dropped, it is left by a thread of its own
     assert (row["served_member"], row["error"]) == (None, "closed by the caller")
     assert row["cost_usd"] == pytest.approx(usd(CHEAP, MOST_INPUT, 5_000))
 

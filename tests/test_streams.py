@@ -17,21 +17,8 @@ from typing import Any
 import pytest
 
 from ensemble.errors import CallFailedError, EnsembleWarning, StreamBrokenError
-from ensemble.threads import in_own_thread
 from local_provider import Fail, Raw, Say
-from serving_cases import (
-    CHEAP,
-    DEAR,
-    MEMBERS,
-    MIDDLE,
-    MOST_INPUT,
-    PROMPT,
-    QUIET,
-    Line,
-    open_line,
-    text_of,
-    usd,
-)  # fmt: skip
+from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, MOST_INPUT, QUIET, Line, open_line, text_of, usd
 
 pytestmark = QUIET
 LONG = Say(" ".join(["word"] * 300), chunk_delay_s=0.02)  # six seconds of talk
@@ -185,28 +172,6 @@ def test_a_stream_that_its_reader_leaves_is_written_down_and_let_go(line: Line, 
     [attempt] = row["attempts"]
     assert attempt["error"] == "closed by the caller" and attempt["cost_is_estimated"]
     assert eventually(lambda: line.provider._at_once == 0)  # the provider was told to stop
-
-
-def test_a_stream_dropped_by_the_garbage_collector_in_the_middle_of_a_write_holds_nobody_up(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = line.ask(stream=True)
-    next(stream)
-    left, stream.myself = stream.decision.id, stream
-    insert = line.log._database._insert
-
-    def collecting(*rows: Any) -> Any:
-        gc.collect()  # here, where the log's one place is taken
-        return insert(*rows)
-
-    gc.disable()
-    try:
-        del stream
-        monkeypatch.setattr(line.log._database, "_insert", collecting)
-        assert in_own_thread(lambda: line.ensemble.route(PROMPT)).result(timeout=20).member
-    finally:
-        gc.enable()
-    assert eventually(lambda: line.row(left)["error"] == "closed by the caller")
 
 
 @pytest.mark.parametrize("talk", [LONG, Say(chunks=["at once", "late"], chunk_delay_s=20.0)])

@@ -130,7 +130,8 @@ def _chosen(
 
 
 def _std(forecast: Forecast, part: OutcomeTable, clusters: Index, seed: int) -> dict[str, Any] | None:
-    """Coverage of two standard deviations, over cluster x member cells; clusters are drawn whole.
+    """Coverage of two standard deviations, over cluster x member cells; clusters are drawn whole. Beside it
+    ``by_sampling``, what a ``reward_std`` of 0 would cover: how little the question asks where that is high.
 
     Outcomes scatter about their expectation: rewards of 0 and 1 as the prediction says (the cell's own
     scatter is nought where all 20 happen to be right), fractional ones as they are seen to within the cell.
@@ -148,11 +149,15 @@ def _std(forecast: Forecast, part: OutcomeTable, clusters: Index, seed: int) -> 
     gap = means(residual)
     binary = [_is_binary(column) for column in part.reward.T]
     scatter = np.where(binary, means(claimed * (1 - claimed)), means(residual**2) - gap**2)
-    covered = np.abs(gap) <= 2 * np.sqrt(means(forecast.reward_std) ** 2 + scatter / size[:, None])
+    sampling = scatter / size[:, None]
+    covered, by_sampling = (
+        (np.abs(gap) <= 2 * np.sqrt(std**2 + sampling))[enough].sum(axis=1, keepdims=True)
+        for std in (means(forecast.reward_std), 0.0)
+    )
     cells = np.full((len(enough), 1), part.n_members)
-    coverage = ratio_intervals(covered[enough].sum(axis=1, keepdims=True), cells, enough, seed)
     return {
-        "coverage": coverage[0],
+        "coverage": ratio_intervals(covered, cells, enough, seed)[0],
+        "by_sampling": float(by_sampling.sum() / cells.sum()),
         "cells": len(enough) * part.n_members,
         "mean_std": float(forecast.reward_std.mean()),
     }

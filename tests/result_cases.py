@@ -55,6 +55,9 @@ def method(name: str, kind: str, aiq: float, brier: float | None, curve: list[li
     }
 
 
+COVERED = {"coverage": about(0.95, 0.01), "by_sampling": 0.6, "cells": 120}
+
+
 def trust(std: float | None) -> dict[str, Any]:
     member = {"ece": 0.01, "ece_95": 0.02, "brier": 0.2, "brier_base": 0.22}
     ratios = {"usd_ratio": about(1.01, 0.005), "tokens_ratio": about(0.99, 0.02)}
@@ -62,7 +65,7 @@ def trust(std: float | None) -> dict[str, Any]:
     return {
         "members": [{"name": name, **member, **ratios} for name in MEMBERS],
         "chosen": [{"dial_usd": dial, **chosen} for dial in DIALS],
-        "std": None if std is None else {"coverage": about(0.95, 0.01), "cells": 120, "mean_std": std},
+        "std": None if std is None else COVERED | {"mean_std": std},
     }
 
 

@@ -42,7 +42,7 @@ def test_tasks_go_whole_and_every_prompt_is_held_out_once(
     tasks = [f"task {k}" for k in rng.choice(n_tasks, n, p=odds)]
     if len(set(tasks)) == 1:
         tasks[0] = "another"
-    folds = away_folds(unit(rng, n, 8), tasks, n_folds=n_folds, seed=seed)
+    folds = away_folds(unit(rng, n, 8), tasks, np.arange(n), n_folds=n_folds, seed=seed)
     held_out_once(folds, n)
     assert len(folds) == min(n_folds, len(set(tasks)))
     for learned, held_out in folds:
@@ -57,7 +57,7 @@ def test_tasks_go_whole_and_every_prompt_is_held_out_once(
     ids=["none", "one", "some", "a label per prompt"],
 )
 def test_where_tasks_are_not_named_whole_regions_go(tasks: list[str | None]) -> None:
-    folds = away_folds(WORLD.features, tasks, n_folds=5, seed=0)
+    folds = away_folds(WORLD.features, tasks, np.arange(300), n_folds=5, seed=0)
     held_out_once(folds, 300)
     assert len(folds) > 1
     region = k_means(WORLD.features, 300 // KIND, 0)
@@ -67,18 +67,32 @@ def test_where_tasks_are_not_named_whole_regions_go(tasks: list[str | None]) -> 
 
 @pytest.mark.parametrize("n", [40, 50, 60, 99, 100, 101, 150])
 def test_small_tables_are_left_something_to_learn_from(n: int) -> None:
-    held_out_once(away_folds(WORLD.features[:n], [None] * n, n_folds=5, seed=0), n)
+    held_out_once(away_folds(WORLD.features[:n], [None] * n, np.arange(n), n_folds=5, seed=0), n)
 
 
 def test_prompts_that_all_look_alike_are_left_something_to_learn_from() -> None:
-    held_out_once(away_folds(np.tile(WORLD.features[:1], (200, 1)), [None] * 200, n_folds=5, seed=0), 200)
+    alike = np.tile(WORLD.features[:1], (200, 1))
+    for groups in (np.arange(200), np.zeros(200, np.int64)):
+        held_out_once(away_folds(alike, [None] * 200, groups, n_folds=5, seed=0), 200)
+
+
+def test_nothing_is_learned_from_a_twin_of_what_is_held_out() -> None:
+    """Two tasks may hold the same question, as two benchmarks do."""
+    tasks = [f"task {i % 10}" for i in range(300)]
+    groups = np.minimum(np.arange(300), 299 - np.arange(300))  # each prompt has a twin in another task
+    folds = away_folds(WORLD.features, tasks, groups, n_folds=5, seed=0)
+    for learned, held_out in folds:
+        assert not set(groups[learned]) & set(groups[held_out])
+    assert sum(len(learned) for learned, _ in folds) < 4 * 300
 
 
 def test_the_same_seed_gives_the_same_folds() -> None:
     tasks = [f"task {i % 13}" for i in range(300)]
 
     def held_out(seed: int) -> list[list[int]]:
-        return [list(rows) for _, rows in away_folds(WORLD.features, tasks, n_folds=5, seed=seed)]
+        return [
+            list(rows) for _, rows in away_folds(WORLD.features, tasks, np.arange(300), n_folds=5, seed=seed)
+        ]
 
     assert held_out(0) == held_out(0) != held_out(1)
 

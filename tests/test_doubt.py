@@ -31,7 +31,8 @@ from worlds import table_of
 NONE = np.zeros(0)
 NO_CELLS = Cells(NONE, NONE, NONE, NONE, np.zeros(0, np.int64))
 LINE = Strangeness(0.0, 1.0, 0.0)
-doubt_of = functools.partial(reward_doubt, outcomes=math.inf, seen=0.0)  # what the errors alone say
+ALONE = np.array(math.inf)
+doubt_of = functools.partial(reward_doubt, outcomes=ALONE, seen=np.zeros(()))  # what the errors alone say
 
 
 def doubtful(
@@ -54,7 +55,8 @@ def doubtful(
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 99), prior_std=st.floats(0.08, 0.15), half=st.floats(0.05, 1.5))
 def test_doubt_is_found_where_errors_follow_the_evidence(seed: int, prior_std: float, half: float) -> None:
-    found = doubt_of(LINE, *doubtful(seed, Doubt(LINE, prior_std, half), (20 * half, half / 20)))
+    truth = Doubt(LINE, np.array(prior_std), half)
+    found = doubt_of(LINE, *doubtful(seed, truth, (20 * half, half / 20)))
     assert found.prior_std == pytest.approx(prior_std, rel=0.35)
     assert half / 3 < found.half < 3 * half
 
@@ -63,7 +65,7 @@ def test_doubt_is_found_where_errors_follow_the_evidence(seed: int, prior_std: f
 @given(seed=st.integers(0, 99), prior_std=st.floats(0.1, 0.2), line=st.sampled_from([-4.0, -7.0]))
 def test_doubt_is_found_where_errors_follow_strangeness(seed: int, prior_std: float, line: float) -> None:
     """The evidence is alike near and far: strangeness alone tells them apart, on either side of a line."""
-    truth = Doubt(Strangeness(line, 1.0, 0.0), prior_std, 0.05)
+    truth = Doubt(Strangeness(line, 1.0, 0.0), np.array(prior_std), 0.05)
     found = doubt_of(LINE, *doubtful(seed, truth, (20.0, 20.0), (-2.0, 5 - line)))
     usual, strange = (
         found.prior_std * doubt_share(chance(odds + found.strangeness.offset), np.array(20.0), found.half)
@@ -76,8 +78,8 @@ def test_doubt_is_found_where_errors_follow_strangeness(seed: int, prior_std: fl
 def test_what_lies_near_counts_for_more_than_what_lies_far_off() -> None:
     """Errors that tell two stories: near data alone say a large doubt, far data alone a small one."""
     much = 20.0, 20.0
-    near = doubtful(0, Doubt(LINE, 0.3, 1.0), much)[0]
-    far = doubtful(0, Doubt(LINE, 0.05, 1.0), much)[1]
+    near = doubtful(0, Doubt(LINE, np.array(0.3), 1.0), much)[0]
+    far = doubtful(0, Doubt(LINE, np.array(0.05), 1.0), much)[1]
     loud, quiet, both = (
         found.prior_std / np.sqrt(1 + 20 / found.half)
         for found in (doubt_of(LINE, *parts) for parts in ((near, NO_CELLS), (far, NO_CELLS), (near, far)))
@@ -113,14 +115,28 @@ def test_nobody_is_surer_of_a_member_than_its_mean_is(outcomes: float) -> None:
     flat, odds = np.full(reward.shape, 0.5), np.full(2000, -40.0)
     part = cells(flat, odds, np.full(reward.shape, 30.0), np.repeat(np.arange(40), 50), table_of(reward))
     surest = doubt_of(LINE, part, NO_CELLS)
-    found = reward_doubt(LINE, part, NO_CELLS, outcomes=outcomes, seen=30.0)
+    found = reward_doubt(LINE, part, NO_CELLS, outcomes=np.array(outcomes), seen=np.array(30.0))
     level_std = 0.5 / np.sqrt(outcomes)
     assert surest.prior_std * doubt_share(np.zeros(1), np.array(30.0), surest.half) < 0.1 * level_std
     assert found.prior_std * doubt_share(np.zeros(1), np.array(30.0), found.half) >= level_std
 
 
+def test_of_a_member_that_answered_seldom_less_is_sure() -> None:
+    """Its own level is a mean of few; the others', who are sure of theirs, pay nothing for it."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 8))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    reward = (rng.random((400, 3)) < 0.5).astype(float)
+    alone = fit_head(features, table_of(reward[:, :2]), np.arange(400))[0].prior_std
+    for n_answers, least in ((4, 0.45), (16, 0.2)):
+        reward[n_answers:, 2] = np.nan
+        prior_std = fit_head(features, table_of(reward), np.arange(400))[0].prior_std
+        assert prior_std[2] > least
+        assert prior_std[:2] == pytest.approx(alone, rel=0.35)
+
+
 def test_where_no_region_has_enough_prompts_the_doubt_is_stated() -> None:
-    stated = Doubt(LINE, 0.25, 1.0)
+    stated = Doubt(LINE, np.array(0.25), 1.0)
     assert doubt_of(LINE, NO_CELLS, NO_CELLS) == stated
     assert doubt_of(LINE, NO_CELLS, doubtful(0, stated, (9.0, 9.0))[1]) != stated  # one part is enough
 

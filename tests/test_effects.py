@@ -47,6 +47,21 @@ def test_no_weight_and_nan_both_mean_unobserved(seed: int) -> None:
             np.testing.assert_allclose(got, want, atol=1e-12)
 
 
+def test_where_each_prompt_has_one_outcome_as_in_a_log_its_weight_counts() -> None:
+    """The strong member gets the hard prompts, and the rest by chance."""
+    rng = np.random.default_rng(0)
+    hard, by_chance = rng.random(20_000) < 0.5, rng.random(20_000) < 0.1
+    member = np.where(by_chance, ~hard, hard).astype(int)  # 1 is the strong one
+    y, weight = np.full((20_000, 2), np.nan), np.zeros((20_000, 2))
+    rows = np.arange(20_000)
+    y[rows, member] = 0.7 - 0.5 * hard + 0.2 * member + rng.normal(0, 0.1, 20_000)
+    weight[rows, member] = np.where(by_chance, 1 / 0.1, 1 / 0.9)
+    _, alike = two_way_effects(y, (weight > 0).astype(float))
+    _, ability = two_way_effects(y, weight)
+    assert alike[1] < alike[0]  # the trap
+    assert abs(ability[1] - ability[0] - 0.2) < 0.03
+
+
 def test_members_that_share_no_prompt_are_compared_by_their_means() -> None:
     y = np.full((200, 2), np.nan)
     y[:100, 0], y[100:, 1] = 0.8, 0.3

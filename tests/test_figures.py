@@ -16,13 +16,18 @@ INCOMPLETE = LEARNED[np.random.default_rng(0).random(1_200) > 0.15]
 
 
 class FairHead:
-    """Expects the same of everyone."""
+    """Expects the same of everyone, and ``more`` of the last."""
 
     members = WORLD.table.members
 
+    def __init__(self, more: float = 0.0) -> None:
+        self.more = more
+
     def predict(self, features: np.ndarray) -> Prediction:
         fair = np.full((len(features), len(self.members)), 0.5, np.float32)
-        return Prediction(self.members, fair, fair, fair + 50, fair + 90)
+        reward = fair.copy()
+        reward[:, -1] += self.more
+        return Prediction(self.members, reward, fair, fair + 50, fair + 90)
 
 
 def brier(learned: np.ndarray) -> dict[str, float]:
@@ -41,3 +46,21 @@ def test_the_others_learn_from_rows_that_lack_a_member_too_where_that_helps() ->
     with_them, without = brier(LEARNED), brier(np.setdiff1d(LEARNED, INCOMPLETE))
     assert sum(with_them[method] < without[method] - 0.002 for method in with_them) >= 3
     assert all(with_them[method] < without[method] + 0.002 for method in with_them)
+
+
+def test_a_learned_prompt_or_two_set_no_prices() -> None:
+    """The dear member, whose cost they don't tell, would count as free and be asked at every dial."""
+    cost_usd = WORLD.table.cost_usd.copy()
+    cost_usd[LEARNED[:2], -1] = np.nan
+    table = dataclasses.replace(WORLD.table, cost_usd=cost_usd)
+
+    def aiq(learned: np.ndarray) -> float:
+        report = compare(
+            FairHead(more=0.1), WORLD.features, table, np.arange(1_500),  # type: ignore[arg-type]
+            learned=learned, held_out=HELD_OUT, draws=10,
+        )  # fmt: skip
+        [ours] = [score for score in report.scores if score.method == "ours"]
+        assert ours.aiq is not None
+        return ours.aiq
+
+    assert aiq(LEARNED[:2]) == aiq(LEARNED[:0])

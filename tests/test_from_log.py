@@ -16,7 +16,7 @@ from ensemble.learning.from_log import read_log
 from ensemble.learning.train import train
 from ensemble.outcomes import OutcomeLog
 from ensemble.pool import Pool
-from ensemble.records import Outcome
+from ensemble.records import Attempt, Outcome
 from ensemble.router import Router
 
 SUMS, POEMS = "sums", "poems"
@@ -107,6 +107,52 @@ def test_another_encoder_reads_kept_text_and_counts_what_it_must_leave_out(
         pytest.raises(TableError, match="60 of another encoder"),
     ):
         read_log(log, other)
+
+
+def test_a_member_is_charged_for_its_own_answer_alone(tmp_path: Path, encoder: Encoder) -> None:
+    """Not for what another failed at before it, nor by a bound on what nobody told."""
+    fill(tmp_path / "log.db", 60, keep=None)
+    with OutcomeLog.open(tmp_path / "log.db") as log:
+        first, second, *_ = [(row["decision_id"], row["served_member"]) for row in log.rows()]
+        other = {"calculator": "poet", "poet": "calculator"}
+        attempts = [
+            Attempt(first[0], 1, other[first[1]], "routed", 0.0, 1.0, "Timeout: none", cost_usd=9.0),
+            Attempt(first[0], 2, first[1], "fallback", 1.0, 1.0, output_tokens=7, cost_usd=2e-5),
+            Attempt(second[0], 1, second[1], "routed", 0.0, 1.0, cost_usd=5.0, cost_is_estimated=True),
+        ]
+        for attempt in attempts:
+            log.record_attempt(attempt)
+        table = read_log(log, encoder).table
+    cost_of = dict(
+        zip(table.prompt_ids, np.nanmax(np.nan_to_num(table.cost_usd, nan=-1.0), axis=1), strict=True)
+    )
+    assert cost_of[first[0]] == pytest.approx(2e-5)
+    assert cost_of[second[0]] == -1.0
+    assert sorted(cost_of.values())[1] == pytest.approx(1e-5)
+
+
+def test_a_router_says_that_its_log_kept_no_text(tmp_path: Path, encoder: Encoder) -> None:
+    fill(tmp_path / "log.db", 120, keep=None)
+    with OutcomeLog.open(tmp_path / "log.db") as log:
+        logged = read_log(log, encoder)
+    assert logged.n_hashed == 120
+    folder = Path(Router.load().folder.parent) / "encoders" / encoder.id
+    train(
+        logged.table, encoder, folder, tmp_path / "mine", features=logged.features, n_hashed=logged.n_hashed
+    )
+    card = (tmp_path / "mine" / "CARD.md").read_text()
+    assert "kept no text of 120 prompts" in card and "English" not in card
+
+
+def test_rewards_of_decisions_that_nobody_served_are_counted(tmp_path: Path, encoder: Encoder) -> None:
+    with Ensemble(log=tmp_path / "log.db", seed=0) as ensemble:
+        for _, prompt in prompts(3):
+            ensemble.feedback(ensemble.route(prompt), 1.0)
+    with (
+        OutcomeLog.open(tmp_path / "log.db") as log,
+        pytest.raises(TableError, match=r"found 0 and 3 rewards where nobody is known to have served"),
+    ):
+        read_log(log, encoder)
 
 
 def test_too_few_rewards_are_counted(tmp_path: Path, encoder: Encoder) -> None:

@@ -136,6 +136,16 @@ def test_a_part_may_be_left_out_on_purpose_but_not_by_accident() -> None:
         k_folds(np.arange(10), k=1)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_one_prompt_asked_again_and_again_leaves_every_fold_something(share: float, seed: int) -> None:
+    groups = np.maximum(np.arange(200) - int(200 * share), 0)  # 0 is that prompt, the others are unlike
+    held_out = [held for _, held in k_folds(groups, k=5, seed=seed)]
+    assert sorted(np.concatenate(held_out).tolist()) == list(range(200))
+    assert all(len(held) for held in held_out)
+    assert sum(0 in groups[held] for held in held_out) == 1
+
+
 def test_keys_find_seen_prompts_and_tell_nothing_without_the_salt() -> None:
     trained = [prompt(i) for i in range(5)]
     keys = [prompt_key(text, "salt") for text in trained]

@@ -132,6 +132,8 @@ def test_two_standard_deviations_cover_what_they_should(fractional: bool) -> Non
         assert low <= value <= high
         return float(value)
 
+    assert made.trust()["std"]["by_sampling"] == pytest.approx(covered(0.0))
+    assert covered(0.0) < covered(0.01)
     assert 0.92 <= covered(0.05) <= 0.98
     assert covered(0.01) < 0.9
     assert covered(0.2) == 1.0

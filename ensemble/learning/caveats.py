@@ -24,7 +24,7 @@ ENGLISH = frozenset(
 
 def caveats(manifest: Manifest, part: OutcomeTable, retired: Mapping[str, datetime.date]) -> Iterator[str]:
     """``part`` is the table that was learned from, ``retired`` the members' last days."""
-    yield _language(part.prompts)
+    yield _language(part.prompts) if "prompts_without_text" not in manifest.recipe else _hashed(manifest)
     yield _tasks(part)
     yield from _members(manifest, part)
     yield from _links(part)
@@ -48,6 +48,14 @@ def _language(prompts: Sequence[str]) -> str:
         f"Other languages and lengths than it saw. The letters of its prompts: {scripts or 'none'}; "
         f"{english:.0%} of the prompts hold common English words; nine in ten are {low:,.0f} to {high:,.0f} "
         "characters long. Elsewhere it extrapolates, and `reward_std` is the only warning."
+    )
+
+
+def _hashed(manifest: Manifest) -> str:
+    return (
+        "Other languages and lengths than it saw, whichever these are: the log it learned from kept no text "
+        f"of {manifest.recipe['prompts_without_text']:,} prompts. Nor is it known then which prompts of "
+        "another table it has seen, and their near-duplicates were not held together."
     )
 
 

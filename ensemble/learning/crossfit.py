@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ensemble.learning.clusters import k_means
 from ensemble.learning.fit import Shrinkage, fit
+from ensemble.learning.split import deal
 from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import LEAST_OF_TASK, trust
 from ensemble.records import FloatArray
@@ -105,8 +106,16 @@ def regions(features: FloatArray, seed: int) -> npt.NDArray[np.int64]:
     return k_means(features, int(np.clip(len(features) // REGION, 1, MOST_REGIONS)), seed)
 
 
-def away_folds(features: FloatArray, tasks: Sequence[str | None], *, n_folds: int, seed: int) -> list[Fold]:
-    """Folds that leave whole kinds of prompts out, to see predictions far from what was learned.
+def away_folds(
+    features: FloatArray,
+    tasks: Sequence[str | None],
+    groups: npt.NDArray[np.int64],
+    *,
+    n_folds: int,
+    seed: int,
+) -> list[Fold]:
+    """Folds that leave whole kinds of prompts out, to see predictions far from what was learned. What is left
+    to learn from has no near-duplicate, of the same one of ``groups`` (n_prompts,), among them.
 
     A kind is a task where the table names them, else a large region of the feature space; a label per
     prompt names no tasks.
@@ -118,16 +127,11 @@ def away_folds(features: FloatArray, tasks: Sequence[str | None], *, n_folds: in
     if not kind.any():  # one kind: leaving it out would leave nothing to learn from
         kind = np.arange(len(kind))
     n_folds = min(n_folds, int(kind.max()) + 1)
-    fold = _dealt(kind, n_folds, seed)
-    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
+    fold = deal(kind, n_folds, seed)
+    return [_without_twins(fold != k, groups) for k in range(n_folds)]
 
 
-def _dealt(kind: npt.NDArray[np.int64], n_folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """The fold of every prompt, (n_prompts,): kinds go whole, the largest first, to the fold with least."""
-    size = np.bincount(kind)
-    order = np.random.default_rng(seed).permutation(len(size))
-    fold_of, filled = np.zeros(len(size), np.int64), np.zeros(n_folds, np.int64)
-    for k in order[np.argsort(-size[order], kind="stable")]:
-        fold_of[k] = filled.argmin()
-        filled[fold_of[k]] += size[k]
-    return fold_of[kind]
+def _without_twins(learned: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> Fold:
+    """All that is held out, and what of the rest is nobody's twin there; all of it where that is nothing."""
+    apart = ~np.isin(groups, groups[~learned])
+    return np.flatnonzero(apart if apart.any() else learned), np.flatnonzero(~learned)

@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,11 +60,11 @@ def chance(log_odds: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Doubt:
-    """``prior_std`` where nothing is known, and ``half`` the evidence that halves the variance of what is not
-    strange."""
+    """``prior_std`` (n_members,) where nothing is known, and ``half`` the evidence that halves the variance
+    of what is not strange."""
 
     strangeness: Strangeness
-    prior_std: float
+    prior_std: FloatArray
     half: float
 
 
@@ -89,7 +90,7 @@ def fit_doubt(
         cells(hat, strangeness.log_odds(part.company, part.entropy), part.evidence, region, table)
         for part, hat in zip((near, far), reward_hat, strict=True)
     )
-    outcomes, seen = float(table.observed.sum(axis=0).mean()), float(np.median(near.evidence))
+    outcomes, seen = table.observed.sum(axis=0), np.median(near.evidence, axis=0)
     return reward_doubt(strangeness, *both, outcomes=outcomes, seen=seen)
 
 
@@ -173,27 +174,32 @@ def _cell_means(values: FloatArray, cell: npt.NDArray[np.int64]) -> FloatArray:
     return np.bincount(cell, values) / np.bincount(cell)
 
 
-def reward_doubt(strangeness: Strangeness, near: Cells, far: Cells, *, outcomes: float, seen: float) -> Doubt:
+def reward_doubt(
+    strangeness: Strangeness, near: Cells, far: Cells, *, outcomes: npt.NDArray[Any], seen: FloatArray
+) -> Doubt:
     """Maximum likelihood for Gaussian cell residuals of variance reward_std**2 + sampling variance.
 
     ``far`` counts for FAR of the whole: more than its share of prompts, for it is there that doubt is needed.
     Errors are taken to be alike all over a cell. An error of a member's level all cells have in common, and
     over equal folds it cancels: so where ``seen`` of a member is known, the usual evidence, doubt is at least
-    that of a mean of its ``outcomes``, and FAR_OFF times that variance where nothing is known. Where there is
-    nothing else to learn that is still too little: what is true lies within 2 reward_std in seven to nine
-    cases of ten.
+    that of a mean of its ``outcomes``, and FAR_OFF times that variance where nothing is known; both
+    (n_members,). For most of them the errors ask for more; who answered far less often than the others has a
+    ``prior_std`` of its own. Where there is nothing else to learn that is still too little: what is true lies
+    within 2 reward_std in seven to nine cases of ten.
     """
     parts = [(s, part) for s, part in ((1 - FAR, near), (FAR, far)) if len(part.residual)]
     noise = max((part.noise for _, part in parts), default=0.0)
-    best, doubt = np.inf, Doubt(strangeness, 0.25, 1.0)
+    best, doubt = np.inf, Doubt(strangeness, np.full(np.shape(outcomes), 0.25), 1.0)
     for offset, half in itertools.product(OFFSETS, HALVES):
         loss = np.zeros(len(WIDTHS))
         for weight, part in parts:
             variance = np.outer(WIDTHS, part.share(offset, half)) ** 2 + part.sampling + 1e-9
             loss += weight * (np.log(variance) + part.residual**2 / variance).mean(axis=1)
         loss[WIDTHS**2 * half > noise] = np.inf  # one outcome tells at least what its own noise leaves
-        loss[noise / outcomes * max(FAR_OFF, 1 + seen / half) > WIDTHS**2] = np.inf
+        level = np.sqrt(noise / np.maximum(outcomes, 1) * np.maximum(FAR_OFF, 1 + seen / half))
+        loss[level.min() > WIDTHS] = np.inf
         if loss.min() < best:
             shifted = dataclasses.replace(strangeness, offset=strangeness.offset + offset)
-            best, doubt = float(loss.min()), Doubt(shifted, float(WIDTHS[loss.argmin()]), half)
+            prior_std = np.clip(level, WIDTHS[loss.argmin()], WIDTHS[-1])
+            best, doubt = float(loss.min()), Doubt(shifted, prior_std, half)
     return doubt

@@ -15,7 +15,9 @@ import numpy as np
 
 from ensemble.records import FloatArray
 
-DIFFICULTY_RIDGE = 0.01  # in pairs: solvable always, and groups tied by ten pairs or more are told apart
+# In pairs as heavy as the row's heaviest: solvable always, groups tied by ten pairs or more are told apart,
+# and a pair alone in its row, as in a log, counts by its weight.
+DIFFICULTY_RIDGE = 0.01
 
 
 def two_way_effects(y: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -31,14 +33,14 @@ def two_way_effects(y: FloatArray, weight: FloatArray) -> tuple[FloatArray, Floa
     ability = np.zeros(y.shape[1])
     if not seen.any():
         return np.zeros(len(y)), ability
-    w = weight[:, seen]
-    share = w / (w.sum(axis=1, keepdims=True) + DIFFICULTY_RIDGE)
+    w, ridge = weight[:, seen], DIFFICULTY_RIDGE * np.where(known.any(axis=1), weight.max(axis=1), 1.0)
+    share = w / (w.sum(axis=1) + ridge)[:, None]
     normal = np.diag(w.sum(axis=0)) - w.T @ share
     right = (w * y[:, seen]).sum(axis=0) - share.T @ (w * y[:, seen]).sum(axis=1)
     ability[seen] = np.linalg.solve(normal, right)
     ability[~seen] = ability[seen].mean()
     left = (weight * (y - ability)).sum(axis=1)
-    return left / (weight.sum(axis=1) + DIFFICULTY_RIDGE), ability
+    return left / (weight.sum(axis=1) + ridge), ability
 
 
 def member_part(

@@ -56,7 +56,8 @@ def compare(
     part, seen = table.subset(held_out), table.subset(learned)
     prediction = head.predict(features[held_out])
     columns = [head.members.index(name) for name in known]
-    prices = implied_prices(seen if len(learned) else part)
+    told = np.isfinite(seen.cost_usd).sum(axis=0).min() >= LEAST_MEASURED
+    prices = implied_prices(seen if told else part)  # whose price few learned rows tell would count as free
     characters = np.array([len(prompt) for prompt in part.prompts], float)
     predictors = {
         OURS: (

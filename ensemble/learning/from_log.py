@@ -21,11 +21,12 @@ from ensemble.records import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Logged:
-    """``table`` and ``features`` (n_prompts, n_features) in the same order; ``n_left_out`` rewarded rows
-    whose features are of another encoder and whose text was not kept."""
+    """``table`` and ``features`` (n_prompts, n_features) in the same order; ``n_hashed`` of its prompts are
+    hashes, as their text was not kept; ``n_left_out`` rewarded rows lack text and are of another encoder."""
 
     table: OutcomeTable
     features: FloatArray
+    n_hashed: int
     n_left_out: int
 
 
@@ -36,39 +37,47 @@ def read_log(log: OutcomeLog, encoder: Encoder, *, min_prompts: int = 50) -> Log
     """
     rows: list[dict[str, Any]] = []
     features: list[FloatArray | None] = []
-    n_left_out = 0
+    n_hashed = n_left_out = n_unserved = 0
     for row in log.rows(with_reward_only=True):
         own = row["encoder_sha256"] == encoder.sha256["encoder.onnx"]
-        if row["served_member"] is None or not (own or row["text"]):
-            n_left_out += row["served_member"] is not None
-            continue
-        rows.append(_pair(row))
-        features.append(np.asarray(row["features"], np.float32) if own else None)
+        if row["served_member"] is None:
+            n_unserved += 1
+        elif own or row["text"]:
+            n_hashed += not row["text"]
+            rows.append(_pair(row))
+            features.append(np.asarray(row["features"], np.float32) if own else None)
+        else:
+            n_left_out += 1
     if len(rows) < min_prompts:
         raise TableError(
             f"expected at least {min_prompts} rewarded answers in the log, found {len(rows)}"
             + (f" and {n_left_out} of another encoder without their text" if n_left_out else "")
-            + ". Give more feedback(...), or collect an outcome table: ensemble collect --help"
+            + (f" and {n_unserved} rewards where nobody is known to have served" if n_unserved else "")
+            + ". Give more feedback(...) on what complete() answered, or collect an outcome table: "
+            "ensemble collect --help"
         )
     table = from_rows(rows, source="log", min_prompts=min_prompts)
     missing = [i for i, vector in enumerate(features) if vector is None]
     encoded = encoder.encode([table.prompts[i] for i in missing])
     for i, vector in zip(missing, encoded, strict=True):
         features[i] = vector
-    return Logged(table, np.stack([vector for vector in features if vector is not None]), n_left_out)
+    known = np.stack([vector for vector in features if vector is not None])
+    return Logged(table, known, n_hashed, n_left_out)
 
 
 def _pair(row: dict[str, Any]) -> dict[str, Any]:
-    drawn = row["randomized"] and row["served_member"] == row["chosen_member"]
-    text = row["text"]
+    served, text = row["served_member"], row["text"]
+    drawn = row["randomized"] and served == row["chosen_member"]
+    # The outcome's cost is the whole call's, with what others failed at.
+    own = next((a for a in row["attempts"] if a["member"] == served and a["error"] is None), row)
     return {
         "prompt_id": row["decision_id"],
         # Without its text a prompt is told from others by its keyed hash, and its length is not known.
         "prompt": text or row["prompt_key"],
         "task": None,
-        "member": row["served_member"],
+        "member": served,
         "reward": float(np.mean(list(row["rewards"].values()))),
-        "cost_usd": row["cost_usd"],
+        "cost_usd": None if own["cost_is_estimated"] else own["cost_usd"],
         "input_tokens": row["input_tokens"] if text else None,
         "output_tokens": row["output_tokens"],
         "propensity": row["propensity"] if drawn else 1.0,

@@ -26,7 +26,7 @@ from ensemble.learning.tables import OutcomeTable
 from ensemble.learning.trunk import common_tasks
 from ensemble.records import FloatArray
 
-RECIPE = "landmark-attention-4"
+RECIPE = "landmark-attention-5"
 OWN = tuple(0.5 * calibrate.CAUTION**step for step in range(8))
 GRID = tuple(Shrinkage(shared, own) for own in OWN for shared in (0.3, 1.0))
 N_FOLDS = 5
@@ -52,7 +52,7 @@ def fit_head(
     judged = np.arange(table.n_prompts) if judged is None else judged
     told, guessed = table.subset(judged), _of_common_tasks(table)
     folds = _judging(k_folds(groups, k=N_FOLDS, seed=seed), judged)
-    away = _judging(away_folds(features, table.labels, n_folds=N_FOLDS, seed=seed), judged)
+    away = _judging(away_folds(features, table.labels, groups, n_folds=N_FOLDS, seed=seed), judged)
     with bar(progress, len(folds) + len(away) + 1, "fitting") as advance:
         on_step(f"cross-fitting {len(folds)} folds, {len(GRID)} shrinkages")
         near = cross_fit(features, guessed, folds, GRID, seed, advance).rows(judged)
@@ -77,7 +77,7 @@ def fit_head(
         token_bias=fitted.log_tokens.bias + log_mean,
         token_spread=log_p95 - log_mean,
         evidence=fitted.support / doubt.half,
-        prior_std=np.full(table.n_members, doubt.prior_std),
+        prior_std=doubt.prior_std,
         strangeness=doubt.strangeness,
     )
     recipe = {
@@ -87,7 +87,7 @@ def fit_head(
         "shrinkage_shared": shrinkage.shared,
         "shrinkage_own": shrinkage.own,
         "ballast": ballast,
-        "prior_std": round(doubt.prior_std, 4),
+        "prior_std": round(float(np.median(doubt.prior_std)), 4),
         "evidence_at_half_variance": round(doubt.half, 4),
     }
     return weights, recipe

@@ -103,15 +103,28 @@ def k_folds(groups: npt.ArrayLike, *, k: int = 5, seed: int = 0) -> list[tuple[I
     """
     if k < 2:
         raise TableError(f"expected at least 2 folds, found k={k}")
-    position = _shuffled_position(groups, seed)
-    fold = position * k // max(len(position), 1)
-    counts = np.bincount(fold, minlength=k)
-    if counts.min() == 0:
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < k:
         raise TableError(
-            f"{len(position)} prompts in {len(np.unique(groups))} group(s) of near-duplicates don't fill "
-            f"{k} folds: use fewer folds or more distinct prompts"
+            f"{len(group)} prompts in {len(names)} group(s) of near-duplicates don't fill {k} folds: use "
+            "fewer folds or more distinct prompts"
         )
+    fold = _shuffled_position(group, seed) * k // len(group)
+    if np.bincount(fold, minlength=k).min() == 0:  # a large group has swallowed one
+        fold = deal(group, k, seed)
     return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(k)]
+
+
+def deal(kind: IntArray, n_folds: int, seed: int) -> IntArray:
+    """The fold of every row, ``(n_prompts,)``: kinds ``(n_prompts,)``, numbered from 0, go whole, the largest
+    first, to the fold with least in it."""
+    size = np.bincount(kind)
+    order = np.random.default_rng(seed).permutation(len(size))
+    fold_of, filled = np.zeros(len(size), np.int64), np.zeros(n_folds, np.int64)
+    for k in order[np.argsort(-size[order], kind="stable")]:
+        fold_of[k] = filled.argmin()
+        filled[fold_of[k]] += size[k]
+    return fold_of[kind]
 
 
 def normalize(text: str) -> str:

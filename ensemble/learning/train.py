@@ -61,6 +61,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     features: FloatArray | None = None,
+    n_hashed: int = 0,
     kinds: Mapping[str, Kind] | None = None,
     retired: Mapping[str, datetime.date] | None = None,
     notes: Sequence[str] = (),
@@ -74,7 +75,8 @@ def train(
 ) -> Trained:
     """Train a router and write its bundle to ``out``.
 
-    ``features`` (n_prompts, n_features), where they are at hand already (a log's). ``kinds`` says which
+    ``features`` (n_prompts, n_features), where they are at hand already (a log's), ``n_hashed`` of whose
+    prompts are told by a hash alone. ``kinds`` says which
     members are tuned or specialist (frontier else), ``retired`` when a member's provider withdraws it,
     ``notes`` are lines for the card; ``created`` is written into the manifest, ``None`` for today. The fifth
     of the prompts held out is drawn by ``seed`` with near-duplicates kept together and is measured on once,
@@ -131,6 +133,8 @@ def train(
         )  # fmt: skip
         if judged is not None:
             recipe |= {"encoder_tuned_on": len(shown)}
+        if n_hashed:
+            recipe |= {"prompts_without_text": n_hashed}
         graph = build_graph(weights)
         head = Head(graph, table.members)
         _check_parity(weights, head, features)

@@ -52,13 +52,14 @@ _DATE = re.compile(r"[-@:_](\d{4}-\d{2}-\d{2}|\d{8}|\d{4,6})$")
 class Alarm:
     """``text`` says what was expected of the member, what was found, and what to do.
 
-    ``found`` over the last ``observations``, against ``expected``: for "name" the names; for "price" USD;
-    for "failures" and "tokens" shares in [0, 1], of attempts that failed and of answers longer than their
-    95 % point; for "reward" the mean of reward - prediction, in [-1, 1], and the limit that it passed.
+    ``found`` over the last ``observations``, against ``expected``: for "name" the names, for "params" words;
+    for "price" USD; for "failures" and "tokens" shares in [0, 1], of attempts that failed and of answers
+    longer than their 95 % point; for "reward" the mean of reward - prediction, in [-1, 1], and the limit that
+    it passed.
     """
 
     member: str
-    kind: Literal["name", "price", "failures", "reward", "tokens"]
+    kind: Literal["name", "price", "params", "failures", "reward", "tokens"]
     text: str
     expected: float | str
     found: float | str
@@ -141,6 +142,7 @@ class _Watched:
         self.bills = (_Bill(1), _Bill(-1))
         self.failures, self.too_long = _Share(FAILURES_USUAL), _Share(TOO_LONG_USUAL)
         self.worse, self.better = _Detector(), _Detector()
+        self.refusals = 0  # attempts, since the last alarm of them
 
 
 class Watch:
@@ -198,6 +200,13 @@ class Watch:
             found = self._of(member).too_long.step(output_tokens > output_tokens_p95)
         self._raise([found and _tokens(member, *found)])
 
+    def refusal(self, member: str, error: str) -> None:
+        """An attempt has failed on parameters that the member doesn't take: each that holds them will."""
+        with self._lock:
+            of = self._of(member)
+            due, of.refusals = of.refusals == 0, (of.refusals + 1) % REST
+        self._raise([_refusal(member, error) if due else None])
+
     def _of(self, member: str) -> _Watched:
         return self._members.get(member) or self._members.setdefault(member, _Watched())
 
@@ -251,6 +260,14 @@ def _price(member: str, of: _Watched, told_usd: float, our_usd: float) -> Alarm 
     )
     of.bills = (_Bill(1, rest=REST), _Bill(-1, rest=REST))
     return Alarm(member, "price", text, ours, told, number)
+
+
+def _refusal(member: str, error: str) -> Alarm:
+    text = (
+        f"{member}: expected it to take the parameters of a call, found that it does not. Give it params = "
+        f"{{ drop_params = true }} in the pool, to leave out what it does not take, or exclude it. {error}"
+    )
+    return Alarm(member, "params", text, "the parameters of a call", error, 1)
 
 
 def _name(member: str, of: _Watched, name: str) -> Alarm | None:

@@ -11,6 +11,7 @@ from ensemble.records import Decision, Member, Wishes
 from ensemble.text import Messages, as_messages, count_characters
 
 TOKENS_AROUND = 16  # of a message: more than any known template adds
+LONGEST_ANSWER = 2**17  # tokens: where a member's own limit is unknown, no longer one is reckoned with
 STEP_S = 0.05  # of a deadline: litellm keeps the connections of each time-out apart, so let them be few
 
 
@@ -25,13 +26,15 @@ def bounded(
         limited |= dict.fromkeys(names, _timeout_s(names, params, member, left.max_latency_s))
     if left.max_cost_usd is not None:
         affordable = _affordable_tokens(decision, member, left.max_cost_usd, answers)
-        if affordable < (_longest(params, decision, member) or math.inf):  # else it would only be refused
-            limited |= dict.fromkeys(_limits(params, member) or LIMITS[:1], int(affordable))
+        if affordable < (_longest(params, decision, member) or LONGEST_ANSWER):  # else it'd only be refused
+            told = [name for name in LIMITS if any(one.get(name) for one in _limiting(params, member))]
+            limited |= dict.fromkeys(told or LIMITS[:1], int(affordable))
     return limited
 
 
 def most_input_tokens(messages: Messages, params: Mapping[str, Any]) -> int:
-    """As many as no tokenizer makes more of: one for each byte of UTF-8, and some around each message."""
+    """As many as no tokenizer makes more of a text: one for each byte of UTF-8, and some around each message.
+    An image, a sound or a file counts as in ``count_characters``: what it takes, only its provider knows."""
 
     def n_bytes(text: str) -> int:
         return len(text.encode("utf-8", "surrogatepass"))
@@ -61,19 +64,22 @@ def _timeout_s(names: Sequence[str], params: Mapping[str, Any], member: Member, 
     return max(0.001, min(longest, math.ceil(left_s / STEP_S) * STEP_S))
 
 
-def _limits(params: Mapping[str, Any], member: Member) -> dict[str, int]:
-    """What limits an answer's length before we do, by litellm's names: the caller, or else the pool."""
-    given = [params] if any(map(params.get, LIMITS)) else [place.params for place in member.deployments]
-    return {name: min(told) for name in LIMITS if (told := [one[name] for one in given if one.get(name)])}
+def _limiting(params: Mapping[str, Any], member: Member) -> list[Mapping[str, Any]]:
+    """Whose parameters limit an answer's length before we do: the caller's, or else each deployment's."""
+    return [params] if any(map(params.get, LIMITS)) else [place.params for place in member.deployments]
 
 
 def _longest(params: Mapping[str, Any], decision: Decision, member: Member) -> float | None:
-    """How many tokens one answer can have at most; ``None`` where that is unknown."""
-    if limits := _limits(params, member):
-        return min(limits.values())
-    if member.max_output_tokens or member.context_window is None:
-        return member.max_output_tokens
-    return max(1.0, member.context_window - decision.input_tokens)
+    """How many tokens one answer can have at most, wherever it is made; ``None`` where that is unknown."""
+    told: float = max(
+        min((one[name] for name in LIMITS if one.get(name)), default=math.inf)
+        for one in _limiting(params, member)
+    )
+    if member.max_output_tokens is not None:
+        return min(told, member.max_output_tokens)
+    if member.context_window is not None:
+        return min(told, max(1.0, member.context_window - decision.input_tokens))
+    return told if told <= LONGEST_ANSWER else None
 
 
 def _affordable_tokens(decision: Decision, member: Member, usd: float, answers: int) -> float:

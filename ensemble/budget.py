@@ -85,7 +85,8 @@ class Budgets:
         if budget.per is not None and budget.per not in metadata:
             raise InputError(
                 f"metadata: expected {budget.per!r} among it, by whose value a budget is kept; found "
-                f"{', '.join(map(repr, metadata)) or 'nothing'}. Pass metadata={{{budget.per!r}: ...}}."
+                f"{', '.join(map(repr, metadata)) or 'nothing'}. Pass metadata={{{budget.per!r}: ...}}, or "
+                f"--metadata {budget.per}=... to ensemble ask."
             )
         spent = self._spent_today(budget, metadata, now)
         price = max(wishes.spend_price, spend_price(spent / budget.usd_per_day, now % DAY_S / DAY_S))
@@ -107,7 +108,7 @@ class Budgets:
         whose = budget.per, json.dumps(labels, default=repr)
         midnight = now - now % DAY_S
         read_at, usd = self._known.get(whose, (-math.inf, 0.0))
-        if midnight <= read_at and now - read_at < FRESH_S and not budget.hard:
+        if max(midnight, now - FRESH_S) < read_at <= now and not budget.hard:
             return usd
         if len(self._known) >= MOST_KEPT:
             self._known.clear()

@@ -12,12 +12,16 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ensemble import __version__
 from ensemble.errors import EnsembleError
+
+if TYPE_CHECKING:
+    from ensemble.outcomes import OutcomeLog
 
 _LAZY = {
     "collect": "ensemble.cli_collect",
@@ -79,7 +83,8 @@ def _asking_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--willingness-to-pay", "willingness_to_pay_usd", type=Dial(), metavar="USD",
                      help="USD one unit of reward is worth, or inf. [default: the pool's]"),
         click.option("--usd-per-second", type=float, help="What a second of waiting costs."),
-        click.option("--max-cost", "max_cost_usd", type=float, metavar="USD", help="Hard cap of one answer."),
+        click.option("--max-cost", "max_cost_usd", type=float, metavar="USD",
+                     help="Cap of the call's cost, its input estimated."),
         click.option("--max-latency", "max_latency_s", type=float, metavar="S", help="Deadline of the call."),
         click.option("--min-reward", type=float, help="Least expected reward, 0 to 1."),
         click.option("--member", "members", multiple=True, help="Only this member; may be repeated."),
@@ -102,7 +107,10 @@ def main() -> None:
 @main.command()
 @_asking_options
 def route(prompt: str, router: str | None, pool: str | None, as_json: bool, **wishes: Any) -> None:
-    """Show who would answer PROMPT and why, without calling or logging ('-' reads standard input)."""
+    """Show who would answer PROMPT by prediction and price, and why ('-' reads standard input).
+
+    Nobody is called and nothing logged; budgets, API keys, failures and speeds of late are not looked at.
+    """
     with _ensemble(router, pool, log=False, budgets=()) as opened:  # without a log none is known of
         decision = opened.route(_read(prompt), **_given(wishes))
     if as_json:
@@ -110,7 +118,7 @@ def route(prompt: str, router: str | None, pool: str | None, as_json: bool, **wi
     else:
         from ensemble.show import console, decision_table
 
-        console().print(decision_table(decision, decision.warnings))
+        console().print(decision_table(decision))
 
 
 @main.command()
@@ -138,7 +146,7 @@ def ask(
     from ensemble.show import explain
 
     click.echo(reply.choices[0].message.content)
-    click.echo(f"\n{explain(decision)}\nfeedback: decision {decision.id}", err=True)
+    click.echo(f'\n{explain(decision)}\nfeedback: ensemble.feedback("{decision.id}", reward)', err=True)
 
 
 def labels(pairs: Iterable[str]) -> dict[str, Any]:
@@ -154,6 +162,15 @@ def _pair(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def open_log(place: str) -> OutcomeLog:
+    """A log that is there: where its path is mistyped, none is made."""
+    from ensemble.outcomes import OutcomeLog
+
+    if "://" not in place and not Path(place).expanduser().is_file():
+        raise click.UsageError(f"LOG: expected a log's path or URL, found no file {place}.")
+    return OutcomeLog.open(place)
 
 
 def _ensemble(router: str | None, pool: str | None, **settings: Any) -> Any:

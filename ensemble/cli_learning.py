@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ensemble.bundle import ENCODERS, shipped_folder
-from ensemble.cli import json_option, print_json
+from ensemble.cli import json_option, open_log, print_json
 from ensemble.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,13 +67,16 @@ def train(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train a router from outcome tables, or from a log, and write it to a folder."""
+    """Train a router from outcome tables, or from a log, and write it to a folder.
+
+    A table is Parquet, a row per prompt and member: prompt_id, prompt, member (by the pool's name), reward in
+    [0, 1]; cost_usd, input_tokens, output_tokens, task and propensity where known.
+    """
     from ensemble import catalog
     from ensemble.encoder import Encoder
     from ensemble.learning.from_log import read_log
     from ensemble.learning.tables import read_tables
     from ensemble.learning.train import train as run
-    from ensemble.outcomes import OutcomeLog
     from ensemble.pool import Pool
 
     if bool(data) == bool(log_place):
@@ -84,11 +87,11 @@ def train(
         )
         raise ConfigError(f"expected --tune-encoder with --data alone, found {found}. Leave one of them out.")
     folder = Path(encoder_folder or shipped_folder() / ENCODERS / DEFAULT_ENCODER)
-    encoder, features = Encoder.load(folder), None
+    encoder, features, n_hashed = Encoder.load(folder), None, 0
     if log_place:
-        with OutcomeLog.open(log_place) as log:
+        with open_log(log_place) as log:
             logged = read_log(log, encoder)
-        table, features = logged.table, logged.features
+        table, features, n_hashed = logged.table, logged.features, logged.n_hashed
         if logged.n_left_out:
             _say(
                 f"{logged.n_left_out} rewarded answers left out: another encoder's features, and no text kept"
@@ -99,13 +102,19 @@ def train(
         table = table.with_members(members)
     kinds, retired = {}, {}
     if pool:
-        offered = [m for m in Pool.load(pool, catalog.look_up) if m.name in table.members]
+        given = Pool.load(pool, catalog.look_up)
+        offered = [member for member in given if member.name in table.members]
+        if lacking := [member.name for member in given if member not in offered]:
+            _say(
+                f"no outcomes of {', '.join(lacking)} among those of {', '.join(table.members)}: unmeasured"
+                + (". Where only the names differ, give --alias NAME=MEMBER" if data else "")
+            )
         kinds = {member.name: member.kind for member in offered}
         retired = {member.name: member.retires for member in offered if member.retires}
     trained = run(
         table, encoder, folder, out,
-        features=features, kinds=kinds, retired=retired, tune_encoder=tune_encoder, seed=seed,
-        progress=not as_json, on_step=_say,
+        features=features, n_hashed=n_hashed, kinds=kinds, retired=retired, tune_encoder=tune_encoder,
+        seed=seed, progress=not as_json, on_step=_say,
     )  # fmt: skip
     if as_json:
         print_json({"folder": str(trained.folder), "figures": trained.figures})
@@ -160,6 +169,11 @@ def evaluate(router: str, data: tuple[str, ...], aliases: tuple[str, ...], as_js
         f"{n_known:,} of {table.n_prompts:,} prompts dropped: the router learned from them or their twins"
     )
     print_report(report)
+    if n_hashed := manifest.recipe.get("prompts_without_text"):
+        click.echo(
+            f"the router's log kept no text of {n_hashed:,} prompts: those of them that are in this table "
+            "were not told apart, and flatter it"
+        )
     if manifest.recipe.get("encoder_tuned_on"):
         click.echo(
             "the others chose their settings on prompts that the encoder was tuned on, which flatter them"

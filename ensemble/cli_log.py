@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
-from ensemble.cli import json_option, labels, print_json
-from ensemble.outcomes import OutcomeLog
+from ensemble.cli import json_option, labels, open_log, print_json
 
 _WHEN = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
@@ -28,7 +28,7 @@ def export(place: str, out: str, since: Any, until: Any, as_json: bool) -> None:
     """Write one row per decision, with its attempts and rewards, to a Parquet file."""
     from ensemble.learning.log_export import export_log
 
-    with _opened(place) as opened:
+    with open_log(place) as opened:
         count = export_log(opened, out, since=_seconds(since), until=_seconds(until))
     if as_json:
         print_json({"decisions": count, "file": out})
@@ -49,19 +49,23 @@ def forget(
     metadata: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Delete decisions and all that followed from them. A VALUE that is JSON is read as JSON."""
-    with _opened(place) as opened:
-        count = opened.forget(decision_id, labels(metadata) or None, older_than_days=older_than_days)
+    """Delete decisions and all that followed from them. VALUE is looked for as JSON and as text."""
+    with open_log(place) as opened:
+        count = sum(
+            opened.forget(decision_id, meant, older_than_days=older_than_days)
+            for meant in _meanings(metadata)
+        )
     if as_json:
         print_json({"forgotten": count})
     else:
         click.echo(f"{count:,} decisions forgotten")
 
 
-def _opened(place: str) -> OutcomeLog:
-    if "://" not in place and not Path(place).expanduser().is_file():
-        raise click.UsageError(f"LOG: expected a log's path or URL, found no file {place}.")
-    return OutcomeLog.open(place)
+def _meanings(pairs: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The metadata that NAME=VALUE may stand for: 4711 is a number, or a text."""
+    each = [(labels([pair]), dict([pair.split("=", 1)])) for pair in pairs]
+    for chosen in itertools.product(*[[read] if read == text else [read, text] for read, text in each]):
+        yield dict(item for one in chosen for item in one.items())
 
 
 def _seconds(when: Any) -> float | None:

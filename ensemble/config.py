@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ def _budget(table: Any, place: Path) -> Budget:
         raise ConfigError(
             f"{place}: budgets: expected tables of {known}, the first at least; found {found}. Correct it."
         ) from None
+
+
+def as_budgets(given: object) -> tuple[Budget, ...]:
+    """Those that were given in code. Raises ConfigError."""
+    budgets = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(one, Budget) for one in budgets):
+        raise ConfigError(
+            f"budgets: expected a list of Budget, found {given!r:.80}. Write [Budget(usd_per_day=5.0)]."
+        )
+    return budgets
 
 
 def state_folder() -> Path:

@@ -87,7 +87,8 @@ class Cooling:
         with self._lock:
             found = {}
             for name, state in self._states.items():
-                if state.rest_s and now >= state.until:
+                # Further off than any rest: the clock was set back.
+                if state.rest_s and not now < state.until <= now + LONGEST_S:
                     state.probed_at, state.until = now, now + PROBE_S
                 elif state.rest_s:
                     left_s = state.until - now

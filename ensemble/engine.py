@@ -13,6 +13,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextvars import ContextVar
 from typing import Any
 
 from ensemble.alarms import Alarm
@@ -20,6 +21,7 @@ from ensemble.asked import Asked
 from ensemble.batch import Batch
 from ensemble.bounds import most_input_tokens
 from ensemble.budget import Budget, Budgets
+from ensemble.config import as_budgets
 from ensemble.dispatch import Dispatcher
 from ensemble.errors import ConfigError, EnsembleWarning, InputError, NoEligibleMemberError
 from ensemble.exchange import Exchange
@@ -38,6 +40,7 @@ from ensemble.text import Messages
 from ensemble.threads import in_thread
 
 Scorer = Callable[[list[dict[str, Any]], str], "float | None"]
+_scoring = ContextVar("_scoring", default=False)  # a scorer that asks a judge here must not be asked of it
 
 
 class Ensemble:
@@ -48,7 +51,8 @@ class Ensemble:
     each what comes with the library, for the log a file in the user's state folder.
     ``keep`` lets the log hold ``"text"`` or ``"text+answers"``; features are always held and are personal
     data too; decisions older than ``keep_days`` are deleted (``None``: none are).
-    ``scorer(messages, answer)`` gives each answer a reward in [0, 1], or None for no opinion.
+    ``scorer(messages, answer)`` gives each answer a reward in [0, 1], or None for no opinion, before the
+    caller has it. An answer that only calls tools is ``""``; what a scorer itself asks is not scored.
     ``budgets`` of a day make spend dearer as they run out. ``on_alarm`` hears when a member leaves what was
     expected of it; None warns (EnsembleWarning). ``seed`` fixes what chance decides. Nothing is opened before
     the first use.
@@ -74,7 +78,7 @@ class Ensemble:
         log_settings = {"keep": keep, "keep_days": keep_days, "log_mode": log_mode, "fsync": fsync}
         self._parts = Parts(router, pool, log, log_settings, device, clock, on_alarm or _warn)
         self._scorer, self._clock = scorer, clock
-        self._budgets = Budgets(budgets, self._spent_usd, clock)
+        self._budgets = Budgets(as_budgets(budgets), self._spent_usd, clock)
         self._random, self._process = random.Random(seed), os.getpid()
 
     @property
@@ -95,7 +99,8 @@ class Ensemble:
     def route(self, prompt: Messages, **keywords: Any) -> Decision:
         """Decide who should answer, and log it, without calling anyone.
 
-        Takes the keywords of ``complete``. Whether a member's API key is set is not asked.
+        Takes the keywords of ``complete``. Whether a member's API key is set is not asked. A reward for it
+        trains nothing, as nobody is known to have answered.
         """
         request = self._request(prompt, Asked.of(keywords))
         draw = self._draw()
@@ -151,12 +156,14 @@ class Ensemble:
         ``prompt``: a string or OpenAI messages. Ours, all optional, for this call only:
         ``willingness_to_pay_usd`` USD one unit of reward is worth, [0, inf]; ``usd_per_second`` of waiting;
         ``max_cost_usd`` cap, of which the input's share is estimated from its characters; ``max_latency_s``
-        deadline of the whole call; ``min_reward`` least expected reward, [0, 1]; ``members`` only these
+        deadline of the whole call, not of what a process opens at its first (but litellm loads for half a
+        second more when it first sends); ``min_reward`` least expected reward, [0, 1]; ``members`` only these
         names; ``exclude`` these not; ``owned_only``; ``exploration`` probability of trying a plausible rival,
         [0, 1); ``session`` keeps a conversation with its member; ``metadata`` a dict for the log; after
         ``hedge_after_s`` of silence a second member is asked too, and the first to answer serves. All else
-        goes to litellm unchanged (``tools``, ``temperature`` ...); with ``stream=True`` an iterator of chunks
-        comes back, with ``decision`` too.
+        goes to litellm unchanged (``tools``, ``temperature`` ...), for whoever is asked, the next ones too:
+        give ``members`` with an ``api_key``, ``api_base`` or headers. With ``stream=True`` an iterator of
+        chunks comes back, with ``decision`` too.
 
         Raises InputError for arguments out of range, BudgetSpentError and NoEligibleMemberError before anyone
         is called, CallFailedError when those called did not answer.
@@ -173,7 +180,8 @@ class Ensemble:
         """Tell the log how good an answer was: ``reward`` in [0, 1].
 
         ``decision``: a reply, a Decision or a decision's id, from any process. The same again changes
-        nothing; another reward from the same ``source`` takes the earlier one's place.
+        nothing; another reward from the same ``source`` takes the earlier one's place; those of several, as
+        the caller's and the scorer's, are averaged in training.
         Raises InputError for an id that the log doesn't hold.
         """
         log, decision_id = self._log_for("feedback"), _decision_id(decision)
@@ -199,6 +207,9 @@ class Ensemble:
         self.close()
 
     def _prepare(self, prompt: Messages, asked: Asked, started: float) -> tuple[Request, Call, Dispatcher]:
+        began = self._clock()
+        self._parts.open()
+        started += self._clock() - began  # what is loaded once per process is no part of any call
         request, log = self._request(prompt, asked), self.log
         sender = self._parts.sender(request.terms.pool)
         keyless = {} if asked.params.get("api_key") else sender.missing_keys()
@@ -255,8 +266,9 @@ class Ensemble:
         return self._random.random()
 
     def _score(self, request: Request, decision: Decision, answer: str) -> None:
-        if self._scorer is None:
+        if self._scorer is None or _scoring.get():
             return
+        within = _scoring.set(True)
         try:
             reward = self._scorer(request.messages, answer)
             if reward is not None and self.log is not None:
@@ -264,6 +276,8 @@ class Ensemble:
         except Exception as error:  # an answer is waiting: a scorer's fault must not take it away
             message = f"the scorer failed on decision {decision.id}: {error!r}"
             warnings.warn(message, EnsembleWarning, stacklevel=2)
+        finally:
+            _scoring.reset(within)
 
     def _log_for(self, verb: str) -> OutcomeLog:
         log = self.log

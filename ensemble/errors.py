@@ -13,7 +13,8 @@
     └── CallFailedError        members were called and none of them answered
         └── StreamBrokenError  a stream ended after its first token had reached the caller
 
-A message says what was expected, what was found, and what to do next.
+A message says what was expected, what was found, and what to do next. ``args`` are what an error was made
+from, so that it can be copied, and sent from one process to another.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ class MissingExtraError(EnsembleError, ImportError):
 
     def __init__(self, module: str, extra: str, purpose: str) -> None:
         self.extra = extra
-        super().__init__(
+        super().__init__(module, extra, purpose)
+
+    def __str__(self) -> str:
+        module, extra, purpose = self.args
+        return (
             f"{purpose} needs the module {module!r}, which is not installed. "
             f'Install it with: pip install "ensemble-router[{extra}]"'
         )
@@ -75,10 +80,14 @@ class NoEligibleMemberError(EnsembleError):
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         self.reasons = dict(reasons)
+        super().__init__(self.reasons)
+
+    def __str__(self) -> str:
         listing = "\n".join(f"  {name}: {why}" for name, why in self.reasons.items())
-        super().__init__(
+        return (
             f"none of the {len(self.reasons)} members of the pool is eligible for this request:\n"
-            f"{listing}\nLoosen the request's limits, or add a member that meets them to the pool."
+            f"{listing}\nLoosen the request's limits, among which is what is left of a hard budget, or add a "
+            "member that meets them to the pool."
         )
 
 
@@ -96,11 +105,13 @@ class CallFailedError(EnsembleError):
     def __init__(self, failures: Mapping[str, str], decision_id: str, advice: str = "") -> None:
         self.failures = dict(failures)
         self.decision_id = decision_id
+        super().__init__(self.failures, decision_id, advice)
+
+    def __str__(self) -> str:
+        advice = self.args[2]
         listing = "\n".join(f"  {name}: {what}" for name, what in self.failures.items())
-        super().__init__(
-            f"no answer from {len(self.failures)} member(s) tried (decision {decision_id}):\n"
-            f"{listing}" + (f"\n{advice}" if advice else "")
-        )
+        tried = f" from {len(self.failures)} member(s) tried" if self.failures else ", as nobody was asked"
+        return "\n".join(filter(None, [f"no answer{tried} (decision {self.decision_id}):", listing, advice]))
 
 
 class StreamBrokenError(CallFailedError):

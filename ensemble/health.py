@@ -40,6 +40,8 @@ class Health:
         self._cooling.note(attempt)
         self._time(attempt)
         self._watch.attempt(attempt, *_usd(attempt))
+        if str(attempt.error).startswith("UnsupportedParamsError"):
+            self._watch.refusal(attempt.member, str(attempt.error))
         if attempt.error is None and attempt.output_tokens is not None:
             self._watch.tokens(attempt.member, forecast.output_tokens_p95, attempt.output_tokens)
 

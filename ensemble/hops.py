@@ -77,7 +77,7 @@ class Call:
         """
         self.decision = self.decide(self.wishes, {})
         self.record(self.decision)
-        wanted: Send | Wait = self._begin(self.decision)
+        wanted: Send | Wait = self._begin(self.decision) if self.left_s() else self._give_up()
         while True:
             try:
                 ended = yield wanted
@@ -145,7 +145,7 @@ class Call:
         return self._begin(dataclasses.replace(second, reason="hedge"))
 
     def _give_up(self) -> NoReturn:
-        """The deadline has passed, and nobody has answered."""
+        """The deadline has passed, and nobody has answered, or there was no time to ask."""
         error = self.overdue()
         attempts, self._running = [self._failed(send, error) for send in self._running], []
         self.failures |= {attempt.member: str(attempt.error) for attempt in attempts}
@@ -198,7 +198,7 @@ class Call:
         return None
 
     def _advice(self) -> str:
-        if all(what.startswith("AuthenticationError") for what in self.failures.values()):
+        if self.failures and all(w.startswith("AuthenticationError") for w in self.failures.values()):
             return "Check the members' API keys."
         if self.left_s() == 0:
             return f"The deadline has passed: max_latency_s is {self.wishes.max_latency_s:g}."

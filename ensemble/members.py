@@ -69,7 +69,8 @@ def _demand_prices(
         lines = ", ".join(f"{price} = ..." for price in missing)
         raise PoolError(
             f"{where}: expected a price, found no {' and no '.join(missing)}, and {why}. "
-            f"Add to this member: {lines} (0 if it is free to you)."
+            f"Add to this member: {lines} (0 if it is free to you)"
+            + (", or pass look_up=ensemble.catalog.look_up for litellm's prices." if look_up is None else ".")
         )
 
 

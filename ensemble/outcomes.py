@@ -18,9 +18,9 @@ waited for during ``log_engine.BUSY_S`` from when it was first missed, then give
 
 from __future__ import annotations
 
-import atexit
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -78,10 +78,12 @@ class OutcomeLog(LogReader):
         # Under load one transaction takes the records of all who wait for one.
         self._insert: Together[Rows, AwayError | None] = Together(self._insert_all, TRANSACTION_SIZE)
         self._writer: BackgroundWriter[Rows] | None = None
+        self._at_exit: weakref.finalize[..., OutcomeLog] | None = None
         if log_mode == "after":
             self._writer = BackgroundWriter(database.insert)
             database.after_fork_in_child = self._writer.start_afresh
-            atexit.register(self.close)
+            # Not by atexit: streams still open then, begun later, are to be written down before.
+            self._at_exit = weakref.finalize(self, self.close)
 
     @classmethod
     def open(
@@ -227,7 +229,8 @@ class OutcomeLog(LogReader):
 
     def close(self) -> None:
         """Flush and close; closing again does nothing. Raises LogError as ``flush`` does."""
-        atexit.unregister(self.close)
+        if self._at_exit is not None:
+            self._at_exit.detach()
         try:
             if self._retention:
                 self._retention.wait()

@@ -14,9 +14,10 @@ import numpy as np
 from ensemble import bundle, catalog, config
 from ensemble.alarms import Alarm
 from ensemble.dispatch import Dispatcher
-from ensemble.errors import EnsembleWarning
+from ensemble.errors import ConfigError, EnsembleWarning
 from ensemble.health import N_EARLIER, Health
 from ensemble.inference import Device
+from ensemble.members import described
 from ensemble.outcomes import OutcomeLog
 from ensemble.pool import Pool, PoolFile
 from ensemble.prior import Prior
@@ -56,6 +57,9 @@ class Parts:
         clock: Callable[[], float],
         on_alarm: Callable[[Alarm], None] = lambda alarm: None,
     ) -> None:
+        _check("router", router, Router)
+        _check("pool", pool, Pool)
+        _check("log", log, OutcomeLog, bool)
         self._given_router, self._given_pool, self._given_log = router, pool, log
         self._log_settings, self._device, self._clock = log_settings, device, clock
         self._on_alarm = on_alarm
@@ -73,6 +77,11 @@ class Parts:
             self._lock, self._process = threading.RLock(), os.getpid()
             self._sender = self._health = None
         return self._lock
+
+    def open(self) -> None:
+        """Open all that a call needs: the first time that takes seconds, from then on next to nothing."""
+        self.sender(self.terms.pool)
+        _ = self.health
 
     @property
     def router(self) -> Router:
@@ -154,3 +163,8 @@ class Parts:
             if self._log is not None and not isinstance(self._given_log, OutcomeLog):
                 self._log.close()
                 self._log = None
+
+
+def _check(name: str, given: object, kind: type, *others: type) -> None:
+    if given is not None and not isinstance(given, str | os.PathLike | kind) and type(given) not in others:
+        raise ConfigError(f"{name}: expected a path or an open {kind.__name__}, found {described(given)}.")

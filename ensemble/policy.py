@@ -17,14 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.eligibility import Eligibility, Offer
 from ensemble.errors import InputError, NoEligibleMemberError
-from ensemble.records import Decision, Expected, FloatArray, Floats, Forecasts, Prediction, Wishes
+from ensemble.records import Decision, Expected, FloatArray, Floats, Forecasts, Prediction, Reason, Wishes
 from ensemble.sessions import Standing
 
 VERSION = "2"
@@ -42,7 +42,7 @@ class Context:
     measured: npt.NDArray[np.bool_] | None = None  # (n_members,), None: all of them
     unavailable: Mapping[str, str] | None = None
     standing: Standing | None = None
-    reason: Literal["routed", "fallback", "budget", "hedge"] = "routed"
+    reason: Reason = "routed"
     warnings: tuple[str, ...] = ()
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
 Kind = Literal["frontier", "tuned", "specialist"]
+Reason = Literal["routed", "session", "budget", "fallback", "hedge"]  # why a member is asked
 ABILITIES = ("tools", "vision", "json_schema", "reasoning")
 
 
@@ -218,7 +219,7 @@ class Decision:
     id: str
     created_at: float  # seconds since 1970, UTC
     member: str
-    reason: Literal["routed", "session", "budget", "fallback", "hedge"]
+    reason: Reason
     propensity: float
     randomized: bool
     forecasts: Sequence[Forecast]
@@ -259,7 +260,7 @@ class Attempt:
     decision_id: str
     number: int
     member: str
-    reason: Literal["routed", "session", "budget", "fallback", "hedge"]
+    reason: Reason
     started_at: float
     seconds: float
     error: str | None = None  # class and message, without keys; None when it answered
@@ -268,7 +269,7 @@ class Attempt:
     cached_input_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None
-    cost_is_estimated: bool = False  # True: usage never arrived, cost_usd is an upper bound
+    cost_is_estimated: bool = False  # True: usage never arrived, cost_usd is an upper bound if all is text
     first_token_s: float | None = None  # of a stream
     told_usd: float | None = None  # what the provider itself says that it cost; most say nothing
 
@@ -280,7 +281,7 @@ class Outcome:
     decision_id: str
     ended_at: float
     member: str | None
-    reason: Literal["routed", "session", "budget", "fallback", "hedge"] | None
+    reason: Reason | None
     seconds: float
     first_token_s: float | None
     input_tokens: int | None

@@ -6,15 +6,15 @@ Replies are litellm's: a ModelResponse, or its chunks of a stream.
 from __future__ import annotations
 
 import contextlib
-import inspect
-import math
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ensemble.records import Member
+
+MOST = 1e9  # tokens, or USD, of one reply: who says more says nothing
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Usage:
     told_usd: float | None = None
 
     def cost_usd(self, member: Member) -> float | None:
-        """USD at the member's prices, a cached prefix at its discount; ``None`` without both counts."""
+        """USD at the member's prices, a cached prefix at its discount; ``None`` without both counts. What a
+        provider asks for writing to its cache beyond the plain price is not in it."""
         if self.input_tokens is None or self.output_tokens is None:
             return None
         cached = min(self.cached_input_tokens or 0, self.input_tokens)
@@ -56,7 +57,8 @@ class _Pieces:
     another member can still take over."""
 
     def __init__(self, chunks: Any) -> None:
-        self._chunks, self._drawn, self._provider = chunks, deque[Any](), None
+        self._chunks, self._drawn = chunks, deque[Any]()
+        self._provider = self._response = None
 
     def usage_of(self, chunk: Any) -> Usage:
         """What the provider says in this chunk. Where it says nothing litellm counts by itself in the last
@@ -69,7 +71,9 @@ class _Pieces:
 
     def _begins(self, chunk: Any) -> bool:
         """Keep a chunk; whether the answer has begun with it."""
-        self._provider = self._provider or _provider_of(self._chunks)
+        if self._provider is None:
+            self._provider = _provider_of(self._chunks)
+            self._response = _response_of(self._provider)
         self._drawn.append(chunk)
         return brings(chunk)
 
@@ -97,14 +101,14 @@ class Chunks(_Pieces):
 
     def close(self) -> None:
         """Let the connection go, so that the provider stops answering, and wake whoever waits for it."""
-        # litellm's wrapper cannot be closed; the stream in it can.
-        stream = getattr(self._provider, "completion_stream", None)
-        line = _line_of(getattr(stream, "response", None))
+        # litellm's wrapper cannot be closed; what it reads can.
+        line = _line_of(self._response)
         if isinstance(line, socket.socket):
             with contextlib.suppress(OSError):  # it is closed already
                 line.shutdown(socket.SHUT_RDWR)
-        if callable(close := getattr(stream, "close", None)):
-            close()
+        if callable(close := getattr(self._response, "close", None)):
+            with contextlib.suppress(ValueError):  # a generator that another thread reads right now
+                close()
 
 
 class AsyncChunks(_Pieces):
@@ -131,8 +135,10 @@ class AsyncChunks(_Pieces):
         return self._drawn.popleft() if self._drawn else await anext(self._chunks)
 
     async def aclose(self) -> None:
-        if callable(aclose := getattr(self._chunks, "aclose", None)):
-            await aclose()
+        for one in (self._chunks, self._response):  # closing the first doesn't reach the other for everyone
+            if callable(aclose := getattr(one, "aclose", None)):
+                with contextlib.suppress(RuntimeError):  # a generator that another task reads right now
+                    await aclose()
 
 
 def _line_of(response: Any) -> Any:
@@ -146,10 +152,23 @@ def _line_of(response: Any) -> Any:
 
 def _provider_of(chunks: Any) -> Any:
     """litellm's own reading of the provider's stream, which its router hides in a generator."""
-    generator = getattr(chunks, "completion_stream", None)
-    if inspect.isgenerator(generator):
-        return inspect.getgeneratorlocals(generator).get("model_response")
-    return chunks
+    return _locals(getattr(chunks, "completion_stream", None)).get("model_response", chunks)
+
+
+def _response_of(provider: Any) -> Any:
+    """The httpx response that it is read from: openai's stream holds it, litellm's own ones read a generator
+    of its lines, or of its bytes through another. The stream itself where none is found."""
+    stream = getattr(provider, "completion_stream", None)
+    lines = getattr(stream, "streaming_response", stream)
+    lines = _locals(lines).get("iterator", lines)
+    held = (getattr(stream, "response", None), _locals(lines).get("self"))
+    return next((one for one in held if hasattr(one, "is_closed")), stream)
+
+
+def _locals(generator: Any) -> Mapping[str, Any]:
+    """What a generator, awaited or not, that hasn't ended works on; of anything else nothing."""
+    frame = getattr(generator, "gi_frame", None) or getattr(generator, "ag_frame", None)
+    return {} if frame is None else frame.f_locals
 
 
 def brings(chunk: Any) -> bool:
@@ -166,16 +185,16 @@ def with_a_choice(reply: Any) -> Any:
 
 
 def usage_of(reply: Any) -> Usage:
-    """Of a ModelResponse or of a chunk; where the provider told nothing litellm says 0. Counts below 0 tell
-    nothing either."""
+    """Of a ModelResponse or of a chunk; where the provider told nothing litellm says 0. Counts below 0, or
+    beyond MOST, tell nothing either."""
     usage = getattr(reply, "usage", None)
     counts = getattr(usage, "prompt_tokens", None) or 0, getattr(usage, "completion_tokens", None) or 0
-    told = counts[0] > 0 and counts[1] >= 0
+    told = 0 < counts[0] <= MOST and 0 <= counts[1] <= MOST
     cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
     return Usage(
         model=getattr(reply, "model", None),
         input_tokens=counts[0] if told else None,
-        cached_input_tokens=None if cached is None else max(0, cached),
+        cached_input_tokens=min(max(0, cached), counts[0]) if told and cached is not None else None,
         output_tokens=counts[1] if told else None,
         told_usd=_told_usd(usage),
     )
@@ -183,7 +202,7 @@ def usage_of(reply: Any) -> Usage:
 
 def _told_usd(usage: Any) -> float | None:
     usd = getattr(usage, "cost", None)
-    return float(usd) if isinstance(usd, int | float) and 0 <= usd < math.inf else None
+    return float(usd) if isinstance(usd, int | float) and 0 <= usd <= MOST else None
 
 
 def answer_of(reply: Any) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from ensemble.records import Decision, Forecast
+from ensemble.records import Decision, Forecast, Wishes
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 Item = TypeVar("Item")
+NARROWED = {  # by reason, why the choice was not free
+    "session": "the session keeps its member",
+    "fallback": "asked once another had failed",
+    "hedge": "asked while another was silent",
+}
 WIDTH = 120  # columns where the output goes to a file or a pipe
 
 
@@ -34,13 +39,12 @@ def tracked(items: Iterator[Item], total: int | None, label: str) -> Iterator[It
         yield from progress.track(items, total=total, description=label)
 
 
-def decision_table(decision: Decision, warnings: Sequence[str] = ()) -> Table:
+def decision_table(decision: Decision) -> Table:
     """Every member, best first, those who were not eligible last."""
     from rich.table import Table
 
-    table = Table(
-        title=explain(decision), title_justify="left", caption="\n".join(warnings), caption_justify="left"
-    )
+    caption = "\n".join(decision.warnings)
+    table = Table(title=explain(decision), title_justify="left", caption=caption, caption_justify="left")
     table.add_column("member", overflow="fold")
     for heading in ("reward", "tokens", "USD", _utility_heading(decision), "chance"):
         table.add_column(heading, justify="right")
@@ -64,16 +68,24 @@ def decision_table(decision: Decision, warnings: Sequence[str] = ()) -> Table:
 def explain(decision: Decision) -> str:
     """One line: who, and for what reason."""
     chosen, best = decision.chosen, decision[decision.ranking[0]]
-    dial = decision.wishes.willingness_to_pay_usd
-    worth = "reward first" if math.isinf(dial) else f"one unit of reward is worth {dial:g} USD"
     expects = f"expected reward {chosen.reward:.3f} for {usd(chosen.cost_usd)} USD"
-    if decision.reason == "session":
-        why = "the session keeps its member"
+    if decision.reason in NARROWED:
+        why = NARROWED[decision.reason]
+    elif not decision.randomized:
+        why = "the session has moved to it"
     elif chosen.member != best.member:
         why = f"exploring: a rival of {best.member}, taken with probability {decision.propensity:.3f}"
     else:
-        why = f"best of {len(decision.ranking)} eligible where {worth}"
+        why = f"best of {len(decision.ranking)} eligible where {_worth(decision.wishes)}"
     return f"{decision.member}: {expects}; {why}"
+
+
+def _worth(wishes: Wishes) -> str:
+    dial, price = wishes.willingness_to_pay_usd, wishes.spend_price
+    if math.isinf(dial):
+        return "reward first"
+    counts = f" and, for the budget, a USD of cost counts {price:.3g} times" if price > 1 else ""
+    return f"one unit of reward is worth {dial:g} USD{counts}"
 
 
 def usd(amount: float) -> str:

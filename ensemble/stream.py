@@ -78,11 +78,12 @@ class _Tally:
             broken = self._call.break_off(error, "".join(self._answer), self._first_token_s)
             raise broken or error from error
 
-    def stop(self, why: str) -> None:
-        """The reader wants no more."""
-        if self._is_first():
+    def stop(self, why: str) -> bool:
+        """The reader wants no more; whether that is what ends it."""
+        if first := self._is_first():
             self.held.clear()
             self._call.break_off(why, "".join(self._answer), self._first_token_s)
+        return first
 
     def _is_first(self) -> bool:
         """Whether nobody has ended this yet: not another thread, and not the process we were forked from."""
@@ -162,8 +163,7 @@ def _dropped(tally: _Tally, leave: Callable[[], object]) -> None:
 
 def _leave(tally: _Tally, chunks: Chunks, alarm: threading.Timer) -> None:
     alarm.cancel()
-    if not tally.ended:
-        tally.stop(CLOSED)
+    if tally.stop(CLOSED):  # a forked child must leave its parent's connection alone
         chunks.close()
 
 
@@ -212,5 +212,5 @@ class AsyncRoutedStream:
         await self.aclose()
 
     async def _stop(self, why: str) -> None:
-        await in_thread(self._tally.stop, why)
-        await self._chunks.aclose()
+        if await in_thread(self._tally.stop, why):
+            await self._chunks.aclose()

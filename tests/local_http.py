@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         if length > LARGEST_BODY:
             return self._error(Fail(413, f"more than {LARGEST_BODY:,} bytes"))
         body = self.rfile.read(length)
-        if not self.path.endswith("/chat/completions"):
+        if not self.path.endswith(("/chat/completions", "/messages")):
             return self._error(Fail(404, f"no such path: {self.path}"))
         try:
             params = dict(json.loads(body))
@@ -116,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             "headers": headers,
             "at": time.monotonic(),
             "status": None,
+            "whole": False,
             **billed,
         }
         with self.server.provider.place():
@@ -132,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.provider.note(request, status=step.status if isinstance(step, Raw) else 200)
         if isinstance(step, Raw):
             return self._send(step.status, step.body.encode(), {"content-type": step.content_type})
+        if self.path.endswith("/messages"):
+            return self._messages(request, step)
         if request["params"].get("stream"):
             return self._stream(request, step)
         message = {"role": "assistant", "content": step.text, **step.message}
@@ -141,14 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, request: dict[str, Any], step: Say) -> None:
         opening = _opening(request, step, "chat.completion.chunk")
-        head = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
-        self._send(200, b"", head, sized=False)
-
-        def write(data: bytes) -> None:  # in HTTP's own chunks: without them a reset looks like an end
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self._begin_stream()
 
         def event(choices: list[dict[str, Any]], **more: Any) -> None:
-            write(f"data: {json.dumps({**opening, 'choices': choices, **more})}\n\n".encode())
+            self._write(f"data: {json.dumps({**opening, 'choices': choices, **more})}\n\n")
 
         def delta(content: dict[str, Any], ending: str | None = None) -> list[dict[str, Any]]:
             return [{"index": 0, "delta": content, "finish_reason": ending}]
@@ -162,11 +161,41 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.provider.wait(step.chunk_delay_s)
         if step.break_after is not None:
             return self._reset()
+        self.server.provider.note(request, whole=True)  # before whoever reads it can know
         event(delta(dict(step.message), _ending(request, step)))
         if step.usage and (request["params"].get("stream_options") or {}).get("include_usage"):
             event([], usage=_usage(request))
-        write(b"data: [DONE]\n\n")
-        write(b"")
+        self._write("data: [DONE]\n\n")
+        self._write("")
+
+    def _messages(self, request: dict[str, Any], step: Say) -> None:
+        """A stream as Anthropic has it, where an empty chunk is but a sign of life."""
+        usage = {name: request[name] for name in ("input_tokens", "output_tokens")}
+        self._begin_stream()
+
+        def event(kind: str, **more: Any) -> None:
+            self._write(f"event: {kind}\ndata: {json.dumps({'type': kind, **more})}\n\n")
+
+        message = {**_opening(request, step, "message"), "role": "assistant", "content": [], "usage": usage}
+        event("message_start", message=message)
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        for piece in step.chunks if step.chunks is not None else _words(step.text):
+            delta = {"index": 0, "delta": {"type": "text_delta", "text": piece}}
+            event("content_block_delta", **delta) if piece else event("ping")
+            self.server.provider.wait(step.chunk_delay_s)
+        self.server.provider.note(request, whole=True)
+        event("content_block_stop", index=0)
+        event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+        event("message_stop")
+        self._write("")
+
+    def _begin_stream(self) -> None:
+        head = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
+        self._send(200, b"", head, sized=False)
+
+    def _write(self, event: str) -> None:
+        """In HTTP's own chunks: without them a reset looks like an end."""
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event.encode()), event.encode()))
 
     def _error(self, step: Fail) -> None:
         error = {"message": step.message, "type": "error", "param": None, "code": None}

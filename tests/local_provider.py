@@ -10,7 +10,8 @@
 
 It behaves as the real ones do: it wants its key (401), knows only the models it was given (404), cuts an
 answer at ``max_tokens``, and bills an answer from the moment it starts on it, whether or not the client
-is still there to read it. What fails is not billed, unless it says so.
+is still there to read it. What fails is not billed, unless it says so. Asked as Anthropic is asked, it
+streams as Anthropic does.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class LocalProvider:
 
     ``requests`` holds a dict for each request: ``model``, ``messages``, ``params`` (the rest of the
     body), ``headers`` (names in lower case), ``at`` (seconds, monotonic), ``status`` (None: reset, or
-    still at it), ``input_tokens``, ``output_tokens``, ``cached_tokens``, ``billed``. ``most_at_once``
-    is the largest number of requests that were being answered at the same time.
+    still at it), ``whole`` (of a stream: all of its text was sent), ``input_tokens``, ``output_tokens``,
+    ``cached_tokens``, ``billed``. ``most_at_once`` is the largest number of requests that were being answered
+    at the same time.
     """
 
     def __init__(self, *, api_key: str = "test", keep_alive: bool = False) -> None:
@@ -82,10 +84,11 @@ class LocalProvider:
         assert self._server is not None, "start the provider first"
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
-    def member(self, name: str, usd_in: float, usd_out: float, **more: Any) -> Member:
-        """A pool's member of this name that is served here; prices are USD per million tokens."""
+    def member(self, name: str, usd_in: float, usd_out: float, like: str = "openai", **more: Any) -> Member:
+        """A pool's member of this name that is served here, ``like`` one of openai or anthropic; prices are
+        USD per million tokens."""
         here = {"api_base": self.url, "api_key": self.api_key}
-        known = {"kind": "frontier", "deployments": (Deployment(f"openai/{name}", here),), **more}
+        known = {"kind": "frontier", "deployments": (Deployment(f"{like}/{name}", here),), **more}
         return Member(name, usd_per_million_input=usd_in, usd_per_million_output=usd_out, **known)
 
     def behave(self, model: str, behaviour: Behaviour) -> None:
@@ -130,7 +133,8 @@ class LocalProvider:
         with self._lock:
             self._requests.append(request)
             behaviour = self._behaviours.get(request["model"])
-            if request["headers"].get("authorization") != f"Bearer {self.api_key}":
+            given = request["headers"].get("x-api-key", request["headers"].get("authorization"))
+            if given not in (self.api_key, f"Bearer {self.api_key}"):
                 return Fail(401, "Incorrect API key provided")
             if behaviour is None:
                 return Fail(404, f"The model {request['model']!r} does not exist")

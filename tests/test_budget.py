@@ -83,6 +83,15 @@ def test_spend_counts_from_midnight_and_is_read_again_when_it_is_old() -> None:
     assert spending.asked[-1] == (20_001 * DAY_S, None)
 
 
+def test_a_clock_set_back_makes_no_old_spend_believed() -> None:
+    spending, now = Spending(0.5), [NOON]
+    budgets = Budgets([Budget(1.0)], spending, lambda: now[0])
+    assert budgets.under(Wishes(), None).spend_price == pytest.approx(1.0)
+    now[0] -= 3_600
+    spending.usd = 1.0
+    assert budgets.under(Wishes(), None).spend_price == HIGHEST_PRICE
+
+
 def test_a_hard_budget_knows_of_a_call_that_has_just_ended() -> None:
     spending = Spending(0.75)
     budgets = Budgets([Budget(1.0, hard=True)], spending, lambda: NOON)

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from ensemble.cli import main
 from ensemble.demo import DIALS, PROMPTS
+from ensemble.learning.longform import write_table
 from ensemble.outcomes import OutcomeLog
 from local_provider import LocalProvider
 
@@ -139,7 +140,8 @@ def test_ask_calls_prints_and_logs(
     assert request["params"]["max_tokens"] == 50
     with OutcomeLog.open(tmp_path / "log.db") as log:
         [row] = log.rows()
-    assert row["served_member"] == MEMBERS[0] and row["decision_id"] in asked.stderr
+    assert row["served_member"] == MEMBERS[0]
+    assert f'ensemble.feedback("{row["decision_id"]}", reward)' in asked.stderr
 
 
 def test_collect_states_the_price_asks_and_writes_a_table(
@@ -159,6 +161,25 @@ def test_collect_states_the_price_asks_and_writes_a_table(
     assert sorted(set(table["member"])) == sorted(MEMBERS) and set(table["reward"]) == {1.0}
 
 
+def test_train_names_members_of_the_pool_that_the_table_lacks(
+    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    theirs = (MEMBERS[0], "mini")
+    rows = [
+        {"prompt_id": str(i), "prompt": f"What is {i} times 7?", "member": name, "reward": float(i % 3 > m)}
+        for i in range(60)
+        for m, name in enumerate(theirs)
+    ]
+    write_table(tmp_path / "t.parquet", rows)
+    arguments = ["train", "--data", str(tmp_path / "t.parquet"), "--pool", pool, "--out", str(tmp_path / "r")]
+    lacking = run(*arguments)
+    assert lacking.exit_code == 0, lacking.output
+    assert f"no outcomes of {MEMBERS[1]} among those of {MEMBERS[0]}, mini" in lacking.stderr
+    renamed = run(*arguments, "--alias", f"mini={MEMBERS[1]}")
+    assert renamed.exit_code == 0 and "no outcomes of" not in renamed.stderr
+
+
 def test_a_missing_extra_is_named() -> None:
     code = """
 import sys
@@ -169,6 +190,17 @@ main(["train", "--data", sys.executable, "--out", "x"])
     failed = run_process(code)
     assert failed.returncode == 1
     assert 'pip install "ensemble-router[train]"' in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_python_runs_it_as_a_module() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "ensemble", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert shown.stdout.startswith("ensemble, version")
 
 
 def test_the_demo_needs_no_key_and_no_network(tmp_path: Path) -> None:

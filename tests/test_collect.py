@@ -125,10 +125,9 @@ def test_a_second_ctrl_c_abandons_what_is_in_flight(case: Case) -> None:
         return Say(delay_s=20)
 
     case.provider.behave("large", stuck)
-    began = time.monotonic()
     with pytest.warns(EnsembleWarning, match="stopping once 1 call"), pytest.raises(KeyboardInterrupt):
         case.run(pool, concurrency=1)
-    assert 0.3 <= time.monotonic() - began < 10
+    assert case.provider.requests[-1]["status"] is None  # it is still at it
     assert case.answered() == {("q0", "small")}
     assert len(case.rows()) == 1
     case.provider.behave("large", "0")

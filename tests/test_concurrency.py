@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import threading
 import time
@@ -19,7 +20,7 @@ from ensemble.engine import Ensemble
 from ensemble.errors import InputError
 from ensemble.log_database import Database
 from ensemble.router import REMEMBERED, Router
-from ensemble.threads import MOST_THREADS, in_thread
+from ensemble.threads import MOST_THREADS, in_own_thread, in_thread
 from serving_cases import default_router
 
 SHORT = [f"Is {n} a prime number?" for n in range(20)]
@@ -191,3 +192,11 @@ def test_no_more_threads_than_stated_and_the_rest_wait_their_turn() -> None:
 
     asyncio.run(crowd())
     assert 1 < most <= MOST_THREADS
+
+
+def test_context_variables_and_errors_travel_to_a_thread_of_its_own() -> None:
+    name = contextvars.ContextVar("name", default="nobody")
+    name.set("somebody")
+    assert in_own_thread(name.get).result(5) == "somebody"
+    with pytest.raises(ZeroDivisionError):
+        in_own_thread(lambda: 1 / 0).result(5)

@@ -125,6 +125,14 @@ def test_a_probe_nobody_made_is_granted_again(cooling: Cooling, clock: Clock) ->
     assert cooling.resting() == {}
 
 
+def test_a_clock_set_back_does_not_lengthen_the_rest(cooling: Cooling, clock: Clock) -> None:
+    rest(cooling, clock)
+    clock.now -= 3_600
+    assert cooling.resting() == {}
+    note(cooling, clock, DOWN)  # by the probe, which counts as ever
+    assert cooling.resting()["oak"].endswith(f"left alone {2 * REST_S:.1f} s")
+
+
 def test_failures_that_were_under_way_do_not_lengthen_the_rest(cooling: Cooling, clock: Clock) -> None:
     note(cooling, clock, DOWN, times=FAILURES + 60)
     clock.now += REST_S

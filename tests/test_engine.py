@@ -278,3 +278,18 @@ def test_without_a_log_all_that_needs_none_works(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match="log=False"):
                 use()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"router": 5}, "router: expected a path or an open Router, found 5"),
+        ({"pool": [{"name": "a"}]}, "pool: expected a path or an open Pool, found a list"),
+        ({"log": 5}, "log: expected a path or an open OutcomeLog, found 5"),
+        ({"budgets": [{"usd_per_day": 1}]}, "budgets: expected a list of Budget, found"),
+        ({"budgets": ensemble.Budget(1)}, "budgets: expected a list of Budget, found"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named_at_once(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        ensemble.Ensemble(**settings)

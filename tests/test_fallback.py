@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,11 +112,10 @@ def test_what_a_failure_may_have_cost_counts_against_the_cap(line: Line) -> None
 def test_nobody_is_asked_after_the_deadline(line: Line, stream: bool) -> None:
     for name in (CHEAP, MIDDLE):
         line.provider.behave(name, Say("x", delay_s=SLOW_S))
-    started = time.monotonic()
     with pytest.raises(CallFailedError, match=r"The deadline has passed: max_latency_s is 0\.3\.$") as caught:
         line.ask(max_latency_s=0.3, stream=stream)
-    assert time.monotonic() - started < SLOW_S / 4
     assert list(caught.value.failures) == [CHEAP] and line.asked == [CHEAP]
+    assert line.provider.requests[0]["status"] is None  # it is still at it
 
 
 def test_the_deadline_is_one_for_all_hops(line: Line) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ensemble.errors import EnsembleWarning, InputError
-from serving_cases import CHEAP, MIDDLE, PROMPT, QUIET, Line, open_line, said
+from serving_cases import CHEAP, MIDDLE, PROMPT, QUIET, Ask, Line, awaited, each_way, open_line, said, waited
 
 pytestmark = QUIET
 
@@ -94,6 +94,24 @@ def test_a_scorer_that_fails_takes_no_answer_away(tmp_path: Path, fault: Any) ->
             reply = line.ask()
         assert said(reply).startswith("Oslo")
         assert line.row(reply)["rewards"] == {} and line.row(reply)["served_member"] == CHEAP
+
+
+@each_way
+@pytest.mark.parametrize("judge", [waited, awaited])
+def test_a_scorer_may_ask_a_judge_of_the_same_pool(tmp_path: Path, ask: Ask, judge: Ask) -> None:
+    heard: list[str] = []
+
+    def scorer(messages: list[dict[str, Any]], answer: str) -> float:
+        heard.append(answer)
+        assert len(heard) <= 2, "the judge is being judged"
+        judge(line, prompt=f"Is {answer} right?", members=[MIDDLE])
+        return 1.0
+
+    with open_line(tmp_path, scorer=scorer) as line:
+        ask(line), ask(line)
+        assert heard == [f"Oslo, says {CHEAP}."] * 2
+        assert [row["rewards"] for row in line.rows() if row["rewards"]] == [{"scorer": 1.0}] * 2
+        assert line.asked == [CHEAP, MIDDLE] * 2
 
 
 def test_a_scorer_needs_no_log(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "ensemble"
 
 # Top to bottom. Files of one line never import each other.
 FLOORS = """
-    4   cli_collect cli_learning cli_log demo
+    4   __main__ cli_collect cli_learning cli_log demo
     4   cli
     4   __init__
     3   engine

@@ -12,7 +12,8 @@ import pytest
 from ensemble.alarms import Alarm
 from ensemble.errors import CallFailedError, EnsembleWarning
 from ensemble.health import Health
-from ensemble.records import Attempt
+from ensemble.pool import Pool
+from ensemble.records import Attempt, Deployment
 from local_provider import Fail, Say
 from serving_cases import CHEAP, DEAR, MEMBERS, MIDDLE, PROMPT, QUIET, Ask, Line, each_way, open_line
 
@@ -65,6 +66,7 @@ def test_an_address_or_an_answer_of_the_callers_own_says_nothing_of_the_members(
 
 
 @each_way
+@pytest.mark.filterwarnings("ignore:.* drop_params:ensemble.errors.EnsembleWarning")
 @pytest.mark.parametrize("status", [400, 413, 422, None])
 def test_who_asks_wrongly_twenty_times_puts_no_member_to_rest(
     line: Line, status: int | None, ask: Ask
@@ -110,6 +112,25 @@ def test_a_new_served_name_is_told_once(tmp_path: Path) -> None:
             line.ask()
     assert [(alarm.member, alarm.kind) for alarm in heard] == [(CHEAP, "name")]
     assert "another-2027" in heard[0].text
+
+
+def test_a_member_that_does_not_take_a_parameter_is_told_once_with_the_remedy(tmp_path: Path) -> None:
+    heard: list[Alarm] = []
+    with open_line(tmp_path, on_alarm=heard.append) as line:
+        params = line.member(CHEAP).deployments[0].params
+        line.provider.behave("o3-mini", "Oslo")
+        for remedy in ({}, {"drop_params": True}):
+            narrow = line.member(CHEAP, deployments=(Deployment("openai/o3-mini", {**params, **remedy}),))
+            pool = Pool([narrow, line.member(MIDDLE)])
+            with Line(line.provider, line.log, pool=pool, on_alarm=heard.append).ensemble as opened:
+                served = [
+                    opened.complete(PROMPT, willingness_to_pay_usd=0, temperature=t).decision.member
+                    for t in (0.1, 0.2, 0.3)
+                ]
+            assert served == [CHEAP if remedy else MIDDLE] * 3
+    [alarm] = heard
+    assert (alarm.member, alarm.kind) == (CHEAP, "params")
+    assert "temperature=0.1" in alarm.text and "params = { drop_params = true }" in alarm.text
 
 
 def test_an_alarm_is_a_warning_unless_somebody_listens(line: Line) -> None:

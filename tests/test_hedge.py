@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import signal
 import threading
 import time
@@ -16,8 +15,6 @@ import pytest
 
 from ensemble import exchange
 from ensemble.errors import CallFailedError, StreamBrokenError
-from ensemble.replies import Chunks
-from ensemble.threads import in_own_thread
 from local_provider import Fail, Say
 from serving_cases import (
     CHEAP,
@@ -196,12 +193,11 @@ def test_a_task_that_lost_is_cancelled(line: Line) -> None:
     asyncio.run(ask())
 
 
-def test_a_stream_that_comes_too_late_is_closed(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[Chunks] = []
-    monkeypatch.setattr(Chunks, "close", lambda chunks: closed.append(chunks))
-    line.provider.behave(CHEAP, Say("much too late", delay_s=0.4))
+def test_a_stream_that_comes_too_late_is_closed(line: Line) -> None:
+    line.provider.behave(CHEAP, Say("much too late " * 100, delay_s=0.4, chunk_delay_s=0.02))
     assert waited(line, stream=True, hedge_after_s=SOON_S)[0].decision.reason == "hedge"
-    until(lambda: closed)
+    until(lambda: line.provider._at_once == 0)
+    assert not line.provider.requests[0]["whole"]  # the provider was told to stop
 
 
 @pytest.mark.parametrize("how", ["broken", "closed", "past the deadline"])
@@ -296,11 +292,3 @@ def test_without_the_wish_there_is_no_thread(line: Line, monkeypatch: pytest.Mon
     assert said(line.ask()) == f"Oslo, says {MIDDLE}."
     with pytest.raises(AssertionError, match="a thread"):
         line.ask(hedge_after_s=SOON_S)
-
-
-def test_context_variables_and_errors_travel() -> None:
-    name = contextvars.ContextVar("name", default="nobody")
-    name.set("somebody")
-    assert in_own_thread(name.get).result(5) == "somebody"
-    with pytest.raises(ZeroDivisionError):
-        in_own_thread(lambda: 1 / 0).result(5)

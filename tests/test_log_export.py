@@ -70,6 +70,19 @@ def test_commands_export_and_forget(tmp_path: Path) -> None:
     assert {one, two} & set(pq.read_table(out)["decision_id"].to_pylist()) == {one}
 
 
+def test_a_number_is_forgotten_as_a_text_too(tmp_path: Path) -> None:
+    place = tmp_path / "log.db"
+    with OutcomeLog.open(place) as log:
+        for user in (4711, "4711", 4712):
+            record(log, decision(), metadata={"user": user, "team": "a"})
+        record(log, decision(), metadata={"user": 4711, "team": "b"})
+    words = ["log", "forget", str(place), "--metadata", "user=4711", "--metadata", "team=a"]
+    assert CliRunner().invoke(main, words).stdout == "2 decisions forgotten\n"
+    with OutcomeLog.open(place) as log:
+        left = [(row["metadata"]["user"], row["metadata"]["team"]) for row in log.rows()]
+        assert sorted(left) == [(4711, "b"), (4712, "a")]
+
+
 @pytest.mark.parametrize("words", [["--metadata", "n"], [], ["--id", "a", "--older-than-days", "1"]])
 def test_forgetting_without_saying_what_is_refused(tmp_path: Path, words: list[str]) -> None:
     with OutcomeLog.open(tmp_path / "log.db") as log:
@@ -78,7 +91,10 @@ def test_forgetting_without_saying_what_is_refused(tmp_path: Path, words: list[s
         assert ids(log) == [of]
 
 
-def test_a_log_that_is_not_there_is_not_created(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["log", "export", str(tmp_path / "log.db"), str(tmp_path / "o")])
+@pytest.mark.parametrize(
+    "words", [["log", "export", "{}/log.db", "{}/o"], ["train", "--log", "{}/log.db", "--out", "{}/o"]]
+)
+def test_a_log_that_is_not_there_is_not_created(tmp_path: Path, words: list[str]) -> None:
+    done = CliRunner().invoke(main, [word.format(tmp_path) for word in words])
     assert done.exit_code != 0 and "no file" in done.output
     assert list(tmp_path.iterdir()) == []

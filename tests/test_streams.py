@@ -48,7 +48,7 @@ def test_the_pieces_come_as_they_are_sent_with_the_decision_beside(line: Line) -
 SIGNS_OF_LIFE = {
     "no word": Say(chunks=[""] * 500 + ["late"], chunk_delay_s=0.02),
     "no further word": Say(chunks=["at once", *[""] * 500], chunk_delay_s=0.02),
-    "silence": Say(chunks=["at last", "late"], delay_s=0.6, chunk_delay_s=10.0),
+    "silence": Say(chunks=["at last"], delay_s=0.6, chunk_delay_s=10.0),
 }
 
 
@@ -63,10 +63,9 @@ def test_a_stream_that_only_gives_signs_of_life_ends_at_the_deadline(
 
     line.provider.behave(CHEAP, SIGNS_OF_LIFE[stream])
     line.ask(members=[MIDDLE])  # what is opened on first use takes its own time
-    started = time.monotonic()
     with pytest.raises(CallFailedError, match=r"deadline has passed: max_latency_s is 1") as caught:
         asyncio.run(read()) if way == "awaited" else list(line.ask(stream=True, max_latency_s=1.0))
-    assert time.monotonic() - started < 5  # of the ten seconds that it would go on
+    assert not line.provider.requests[-1]["whole"]  # it would go on for ten seconds
     assert isinstance(caught.value, StreamBrokenError) == (stream != "no word")
     assert list(caught.value.failures) == [CHEAP] and line.asked == [MIDDLE, CHEAP]
     row = line.row(caught.value)
@@ -174,23 +173,22 @@ def test_a_stream_that_its_reader_leaves_is_written_down_and_let_go(line: Line, 
     assert eventually(lambda: line.provider._at_once == 0)  # the provider was told to stop
 
 
-@pytest.mark.parametrize("talk", [LONG, Say(chunks=["at once", "late"], chunk_delay_s=20.0)])
+@pytest.mark.parametrize("talk", [LONG, Say(chunks=["at once"], chunk_delay_s=10.0)])
 def test_a_stream_may_be_closed_from_another_thread(line: Line, talk: Say) -> None:
     line.provider.behave(CHEAP, talk)
     stream = line.ask(stream=True)
     next(stream)
     threading.Timer(0.1, stream.close).start()
-    started = time.monotonic()
-    assert len(list(stream)) < 300 and time.monotonic() - started < 5
+    assert len(list(stream)) < 300 and not line.provider.requests[-1]["whole"]
     assert line.row(stream)["error"] == "closed by the caller"
 
 
 def test_the_deadline_holds_while_the_answer_comes(line: Line) -> None:
     line.provider.behave(CHEAP, LONG)
-    stream, started = line.ask(stream=True, max_latency_s=0.5), time.monotonic()
+    stream = line.ask(stream=True, max_latency_s=0.5)
     with pytest.raises(StreamBrokenError, match=r"deadline has passed: max_latency_s is 0\.5"):
         list(stream)
-    assert time.monotonic() - started < 4
+    assert not line.provider.requests[-1]["whole"]
     assert "TimeoutError" in line.row(stream)["error"]
 
 
@@ -246,7 +244,7 @@ from pathlib import Path
 from local_provider import LocalProvider, Say
 from serving_cases import Line
 provider = LocalProvider().start()
-line = Line(provider, Path(sys.argv[1]))
+line = Line(provider, Path(sys.argv[1]), log_mode=sys.argv[2])
 provider.behave("{cheap}", Say("one two three", chunk_delay_s=0.2))
 stream = line.ask(stream=True)
 next(stream)
@@ -254,10 +252,11 @@ print(stream.decision.id)
 """
 
 
-def test_a_stream_left_open_at_the_end_of_the_process_is_written_down(line: Line, tmp_path: Path) -> None:
+@pytest.mark.parametrize("log_mode", ["before", "after"])
+def test_a_stream_left_open_at_the_end_of_the_process_is_written_down(tmp_path: Path, log_mode: str) -> None:
     place = tmp_path / "other.db"
     done = subprocess.run(
-        [sys.executable, "-c", LEFT_OPEN.format(cheap=CHEAP), str(place)],
+        [sys.executable, "-c", LEFT_OPEN.format(cheap=CHEAP), str(place), log_mode],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip

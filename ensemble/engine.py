@@ -207,9 +207,7 @@ class Ensemble:
         self.close()
 
     def _prepare(self, prompt: Messages, asked: Asked, started: float) -> tuple[Request, Call, Dispatcher]:
-        began = self._clock()
-        self._parts.open()
-        started += self._clock() - began  # what is loaded once per process is no part of any call
+        started += self._parts.open()  # what is loaded once per process is no part of any call
         request, log = self._request(prompt, asked), self.log
         sender = self._parts.sender(request.terms.pool)
         keyless = {} if asked.params.get("api_key") else sender.missing_keys()
